@@ -1,0 +1,29 @@
+/* The C interface of fastact._runtime, the one extension module that contains the kernels.  The others
+ * (and, some day, other packages) reach it through this table. */
+#ifndef FASTACT_API_H
+#define FASTACT_API_H
+
+#include "batchnorm.h"
+#include "elementwise.h"
+#include "fastact.h"
+#include "view.h"
+
+typedef struct {
+    const fa_activation_info *activations;
+    int (*threads_for)(ptrdiff_t elements);
+    void (*elementwise)(const fa_op *, int, const ptrdiff_t *, const fa_operand *);
+    void (*ufunc_loop)(char **, const ptrdiff_t *, const ptrdiff_t *, void *);
+    fa_view (*make_view)(char *, fa_dtype, int, const ptrdiff_t *, const ptrdiff_t *, int);
+    int (*batchnorm_forward)(const fa_batchnorm *, int, const fa_view *, const fa_view *, fa_pair *, fa_pair *,
+                             const fa_affine *, double *);
+    int (*batchnorm_backward)(const fa_batchnorm *, int, const fa_view *, const fa_view *, const fa_view *,
+                              const fa_affine *, const double *, fa_sums *);
+    int (*param_gradient)(const fa_batchnorm *, const fa_view *, const fa_view *, fa_sums *);
+} fa_api;
+
+static const fa_api fa_api_table = {
+    fa_activation_table, fa_threads_for,       fa_elementwise,        fa_ufunc_loop,
+    fa_make_view,        fa_batchnorm_forward, fa_batchnorm_backward, fa_param_gradient,
+};
+
+#endif

@@ -1,0 +1,72 @@
+#include "dispatch.h"
+
+#include <string.h>
+
+#define FA_NONE
+#define FA_SCALAR(param, fallback) {#param, fallback, 0},
+#define FA_LEARNED(param) {#param, 0.0, 1},
+const fa_activation_info fa_activation_table[FA_ACTIVATION_COUNT] = {
+#define FA_ROW(name, nparams, params, max_ulp, formula, source)                                        \
+    {#name, nparams, {params {NULL, 0.0, 0}}, max_ulp, formula, source},
+#include "activations.def"
+#undef FA_ROW
+};
+
+static int always(void)
+{
+    return 1;
+}
+
+/* The build defines FA_HAVE_* for each instruction set whose object it made. */
+#define FA_DECLARE(isa) extern const fa_isa_table fa_isa_##isa;
+#if defined(FA_HAVE_AVX512)
+FA_DECLARE(avx512)
+static int has_avx512(void)
+{
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("fma");
+}
+#endif
+#if defined(FA_HAVE_AVX2)
+FA_DECLARE(avx2)
+static int has_avx2(void)
+{
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+#endif
+#if defined(FA_HAVE_NEON)
+FA_DECLARE(neon)
+#endif
+FA_DECLARE(baseline)
+
+const fa_isa_entry fa_isa_list[] = {
+#if defined(FA_HAVE_AVX512)
+    {"avx512", &fa_isa_avx512, has_avx512},
+#endif
+#if defined(FA_HAVE_AVX2)
+    {"avx2", &fa_isa_avx2, has_avx2},
+#endif
+#if defined(FA_HAVE_NEON)
+    {"neon", &fa_isa_neon, always},
+#endif
+    {"baseline", &fa_isa_baseline, always},
+    {NULL, NULL, NULL},
+};
+
+static const fa_isa_table *active = &fa_isa_baseline;
+
+const fa_isa_table *fa_active(void)
+{
+    return active;
+}
+
+int fa_select_isa(const char *name)
+{
+    for (const fa_isa_entry *isa = fa_isa_list; isa->name; isa++)
+        if ((!name || !*name || !strcmp(name, isa->name)) && isa->supported()) {
+            active = isa->table;
+            return 0;
+        }
+    return -1;
+}

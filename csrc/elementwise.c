@@ -1,0 +1,333 @@
+/* The N-dimensional driver.
+ *
+ * Axes are reordered to the output's memory order and merged where every operand allows it.  What is
+ * left is cut into tiles of at most FA_BLOCK elements: some rows of the last axis, or a part of one.  An
+ * operand whose tile is contiguous in memory, of the right dtype and a multiple of FA_LANES long is
+ * handed to the kernel as it is; any other goes through a buffer in the first-level cache, which casts,
+ * repeats broadcast parameters and pads.  So one driver serves contiguous, strided, broadcast and cast
+ * operands with the same kernels, hence with the same bits. */
+#include "elementwise.h"
+
+#include <stdint.h>
+#include <string.h>
+
+#include "dispatch.h"
+#include "memory.h"
+#include "parallel.h"
+
+typedef struct {
+    const fa_op *op;
+    const fa_activation_kernels *kernels;
+    void (*stream)(void *, const void *, size_t); /* NULL where results had better stay in the cache */
+    int ninputs, noperands, nparams;
+    int uniform; /* every parameter is one number */
+    ptrdiff_t itemsize;
+    int ndim;
+    ptrdiff_t shape[FA_MAX_NDIM];
+    ptrdiff_t strides[FA_MAX_OPERANDS][FA_MAX_NDIM];
+    char *data[FA_MAX_OPERANDS];
+    fa_dtype dtype[FA_MAX_OPERANDS];
+    ptrdiff_t rows, columns;           /* of a whole tile */
+    ptrdiff_t row_tiles, column_tiles; /* per two-dimensional slice */
+} job;
+
+typedef struct {
+    char *ptr[FA_MAX_OPERANDS];
+    ptrdiff_t rows, columns;
+} tile;
+
+static const fa_activation_kernels *kernels_of(const fa_op *op)
+{
+    const fa_isa_table *isa = fa_active();
+    return &(op->real == FA_FLOAT32 ? &isa->f32 : &isa->f64)->activation[op->activation];
+}
+
+int fa_op_inputs(const fa_op *op)
+{
+    return 1 + op->backward + fa_activation_table[op->activation].nparams;
+}
+
+int fa_op_operands(const fa_op *op)
+{
+    int gradient = op->backward && kernels_of(op)->param_gradient[FA_UNIFORM];
+    return fa_op_inputs(op) + 1 + gradient;
+}
+
+static int is_param(const job *j, int k)
+{
+    return k < j->ninputs && k >= j->ninputs - j->nparams;
+}
+
+/* ---- one tile -------------------------------------------------------------------------------------- */
+
+static ptrdiff_t padded(ptrdiff_t n)
+{
+    return (n + FA_LANES - 1) & -(ptrdiff_t)FA_LANES;
+}
+
+static int is_direct(const job *j, int k, const tile *t)
+{
+    int last = j->ndim - 1;
+    return j->dtype[k] == j->op->real && j->strides[k][last] == j->itemsize &&
+           (t->rows == 1 || j->strides[k][last - 1] == t->columns * j->itemsize) &&
+           t->rows * t->columns % FA_LANES == 0 && (uintptr_t)t->ptr[k] % (uintptr_t)j->itemsize == 0;
+}
+
+static void gather(const job *j, int k, const tile *t, char *buffer, fa_dtype to)
+{
+    int last = j->ndim - 1;
+    ptrdiff_t n = t->rows * t->columns, size = fa_itemsize[to];
+    for (ptrdiff_t r = 0; r < t->rows; r++)
+        fa_gather(t->ptr[k] + (t->rows > 1 ? r * j->strides[k][last - 1] : 0), j->dtype[k],
+                  j->strides[k][last], t->columns, buffer + r * t->columns * size, to);
+    memset(buffer + n * size, 0, (size_t)((padded(n) - n) * size));
+}
+
+static void scatter(const job *j, int k, const tile *t, const char *buffer, fa_dtype from)
+{
+    int last = j->ndim - 1;
+    ptrdiff_t size = fa_itemsize[from];
+    for (ptrdiff_t r = 0; r < t->rows; r++)
+        fa_scatter(buffer + r * t->columns * size, from, t->columns,
+                   t->ptr[k] + (t->rows > 1 ? r * j->strides[k][last - 1] : 0), j->dtype[k],
+                   j->strides[k][last]);
+}
+
+/* Buffers of one thread: two data operands, the parameters, and the output. */
+typedef struct {
+    _Alignas(64) double data[2][FA_BLOCK];
+    _Alignas(64) double params[FA_MAX_PARAMS][FA_BLOCK];
+    _Alignas(64) double out[FA_BLOCK];
+} buffers;
+
+static void bind_params(const job *j, const tile *t, buffers *b, const double **params)
+{
+    for (int p = 0; p < j->nparams; p++) {
+        int k = j->ninputs - j->nparams + p;
+        params[p] = b->params[p];
+        if (j->uniform)
+            fa_gather(t->ptr[k], j->dtype[k], 0, 1, b->params[p], FA_FLOAT64);
+        else
+            gather(j, k, t, (char *)b->params[p], FA_FLOAT64);
+    }
+}
+
+static void run_tile(const job *j, const tile *t, buffers *b)
+{
+    const int kind = j->uniform ? FA_UNIFORM : FA_VARYING;
+    const ptrdiff_t n = t->rows * t->columns;
+    const double *params[FA_MAX_PARAMS];
+    const char *in[2];
+    int out = j->ninputs;
+    bind_params(j, t, b, params);
+    for (int k = 0; k < j->ninputs - j->nparams; k++) {
+        in[k] = t->ptr[k];
+        if (!is_direct(j, k, t)) {
+            in[k] = (char *)b->data[k];
+            gather(j, k, t, (char *)b->data[k], j->op->real);
+        }
+    }
+    const int direct = is_direct(j, out, t) && !j->stream;
+    void *result = direct ? t->ptr[out] : (char *)b->out;
+    /* the parameter's gradient first: dx may be written over x or dy */
+    if (j->noperands > out + 1) {
+        j->kernels->param_gradient[kind](in[0], in[1], b->out, padded(n), params);
+        scatter(j, out + 1, t, (char *)b->out, FA_FLOAT64);
+    }
+    if (j->op->backward)
+        j->kernels->backward[kind](in[0], in[1], result, padded(n), params);
+    else
+        j->kernels->forward[kind](in[0], result, padded(n), params);
+    if (j->stream && is_direct(j, out, t))
+        j->stream(t->ptr[out], result, (size_t)(n * j->itemsize));
+    else if (!direct)
+        scatter(j, out, t, result, j->op->real);
+}
+
+/* ---- all tiles ------------------------------------------------------------------------------------- */
+
+static void locate(const job *j, ptrdiff_t index, tile *t)
+{
+    const int last = j->ndim - 1;
+    ptrdiff_t at[2] = {0, index % j->column_tiles * j->columns}; /* row, column */
+    index /= j->column_tiles;
+    if (j->ndim > 1)
+        at[0] = index % j->row_tiles * j->rows;
+    index /= j->row_tiles;
+    t->columns = j->shape[last] - at[1] < j->columns ? j->shape[last] - at[1] : j->columns;
+    t->rows = 1;
+    if (j->ndim > 1)
+        t->rows = j->shape[last - 1] - at[0] < j->rows ? j->shape[last - 1] - at[0] : j->rows;
+    for (int k = 0; k < j->noperands; k++) {
+        t->ptr[k] = j->data[k] + at[1] * j->strides[k][last];
+        if (j->ndim > 1)
+            t->ptr[k] += at[0] * j->strides[k][last - 1];
+    }
+    for (int axis = last - 2; axis >= 0; axis--) {
+        ptrdiff_t i = index % j->shape[axis];
+        index /= j->shape[axis];
+        for (int k = 0; k < j->noperands; k++)
+            t->ptr[k] += i * j->strides[k][axis];
+    }
+}
+
+/* Splits off what is no multiple of FA_LANES, so that the rest needs no buffer. */
+static void run_split(const job *j, tile *t, buffers *b)
+{
+    const ptrdiff_t odd = t->columns % FA_LANES;
+    if (t->rows > 1 || odd == 0 || t->columns < FA_LANES) {
+        run_tile(j, t, b);
+        return;
+    }
+    t->columns -= odd;
+    run_tile(j, t, b);
+    for (int k = 0; k < j->noperands; k++)
+        t->ptr[k] += t->columns * j->strides[k][j->ndim - 1];
+    t->columns = odd;
+    run_tile(j, t, b);
+}
+
+static void run_tiles(void *context, ptrdiff_t begin, ptrdiff_t end, int worker)
+{
+    const job *j = context;
+    buffers b;
+    tile t;
+    (void)worker;
+    for (ptrdiff_t index = begin; index < end; index++) {
+        locate(j, index, &t);
+        run_split(j, &t, &b);
+    }
+}
+
+/* ---- axes ------------------------------------------------------------------------------------------ */
+
+static void drop_axis(job *j, int axis)
+{
+    size_t after = (size_t)(--j->ndim - axis) * sizeof(ptrdiff_t);
+    memmove(j->shape + axis, j->shape + axis + 1, after);
+    for (int k = 0; k < j->noperands; k++)
+        memmove(j->strides[k] + axis, j->strides[k] + axis + 1, after);
+}
+
+static void flip_axis(job *j, int axis)
+{
+    for (int k = 0; k < j->noperands; k++) {
+        j->data[k] += (j->shape[axis] - 1) * j->strides[k][axis];
+        j->strides[k][axis] = -j->strides[k][axis];
+    }
+}
+
+static void swap_axes(job *j, int a, int b)
+{
+    ptrdiff_t t = j->shape[a];
+    j->shape[a] = j->shape[b];
+    j->shape[b] = t;
+    for (int k = 0; k < j->noperands; k++) {
+        t = j->strides[k][a];
+        j->strides[k][a] = j->strides[k][b];
+        j->strides[k][b] = t;
+    }
+}
+
+/* Whether axis a and the next one are one run of memory for every operand. */
+static int mergeable(const job *j, int a)
+{
+    for (int k = 0; k < j->noperands; k++)
+        if (j->strides[k][a] != j->strides[k][a + 1] * j->shape[a + 1])
+            return 0;
+    return 1;
+}
+
+static void order_axes(job *j)
+{
+    const int out = j->ninputs;
+    for (int axis = j->ndim - 1; axis >= 0; axis--) {
+        if (j->shape[axis] == 1 && j->ndim > 1)
+            drop_axis(j, axis);
+        else if (j->strides[out][axis] < 0)
+            flip_axis(j, axis);
+    }
+    for (int i = 1; i < j->ndim; i++)
+        for (int a = i; a > 0 && j->strides[out][a - 1] < j->strides[out][a]; a--)
+            swap_axes(j, a - 1, a);
+    for (int a = j->ndim - 2; a >= 0; a--)
+        if (mergeable(j, a)) {
+            j->shape[a + 1] *= j->shape[a];
+            drop_axis(j, a);
+        }
+}
+
+/* One contiguous axis, no cast, no streaming: nothing needs a buffer, and tiles may be larger. */
+enum { DIRECT_COLUMNS = 4 * FA_BLOCK };
+
+static int all_direct(const job *j)
+{
+    if (j->ndim > 1 || j->stream)
+        return 0;
+    for (int k = 0; k < j->noperands; k++) {
+        if (is_param(j, k) ? j->strides[k][0] != 0
+                           : j->dtype[k] != j->op->real || j->strides[k][0] != j->itemsize ||
+                                 (uintptr_t)j->data[k] % (uintptr_t)j->itemsize != 0)
+            return 0;
+    }
+    return j->noperands == j->ninputs + 1;
+}
+
+static void choose_tiles(job *j)
+{
+    const int last = j->ndim - 1;
+    const ptrdiff_t widest = all_direct(j) ? DIRECT_COLUMNS : FA_BLOCK;
+    j->columns = j->shape[last] < widest ? j->shape[last] : widest;
+    j->rows = j->columns < FA_BLOCK ? FA_BLOCK / j->columns : 1;
+    j->column_tiles = (j->shape[last] + j->columns - 1) / j->columns;
+    j->row_tiles = j->ndim > 1 ? (j->shape[last - 1] + j->rows - 1) / j->rows : 1;
+    j->uniform = 1;
+    for (int k = j->ninputs - j->nparams; k < j->ninputs; k++) {
+        if (j->strides[k][last] || (j->ndim > 1 && j->rows > 1 && j->strides[k][last - 1]))
+            j->uniform = 0;
+    }
+}
+
+void fa_elementwise(const fa_op *op, int ndim, const ptrdiff_t *shape, const fa_operand *operands)
+{
+    job j;
+    ptrdiff_t size = 1, tiles;
+    j.op = op;
+    j.kernels = kernels_of(op);
+    j.nparams = fa_activation_table[op->activation].nparams;
+    j.ninputs = fa_op_inputs(op);
+    j.noperands = fa_op_operands(op);
+    j.itemsize = fa_itemsize[op->real];
+    j.ndim = ndim ? ndim : 1;
+    for (int axis = 0; axis < ndim; axis++)
+        size *= shape[axis];
+    if (size == 0)
+        return;
+    j.shape[0] = 1;
+    memcpy(j.shape, shape, (size_t)ndim * sizeof *shape);
+    for (int k = 0; k < j.noperands; k++) {
+        j.data[k] = operands[k].data;
+        j.dtype[k] = operands[k].dtype;
+        j.strides[k][0] = j.itemsize;
+        memcpy(j.strides[k], operands[k].strides, (size_t)ndim * sizeof *shape);
+    }
+    order_axes(&j);
+    j.stream = fa_worth_streaming(size * j.itemsize * (2 + op->backward)) ? fa_active()->stream : NULL;
+    choose_tiles(&j);
+    tiles = j.row_tiles * j.column_tiles;
+    for (int axis = 0; axis < j.ndim - 2; axis++)
+        tiles *= j.shape[axis];
+    fa_parallel_for(tiles, fa_threads_for(size), run_tiles, &j);
+}
+
+void fa_ufunc_loop(char **args, const ptrdiff_t *dimensions, const ptrdiff_t *steps, void *data)
+{
+    const fa_loop *loop = data;
+    fa_operand operands[FA_MAX_OPERANDS];
+    const int ninputs = fa_op_inputs(&loop->op), nparams = fa_activation_table[loop->op.activation].nparams;
+    for (int k = 0; k < fa_op_operands(&loop->op); k++) {
+        int param = k < ninputs && k >= ninputs - nparams;
+        operands[k] = (fa_operand){args[k], param ? loop->param_dtype : loop->op.real, steps + k};
+    }
+    fa_elementwise(&loop->op, 1, dimensions, operands);
+}

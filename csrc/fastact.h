@@ -1,0 +1,142 @@
+/* Types shared by every C file of fastact.
+ *
+ * A kernel is a serial function over a contiguous range.  It knows nothing of threads, strides, tails
+ * or Python: the drivers (elementwise.c, batchnorm.c) cut the work into tiles that fit the first-level
+ * cache, and hand each tile to a kernel through the table of the active instruction set (dispatch.c).
+ */
+#ifndef FASTACT_H
+#define FASTACT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Constants of the numerics, the same for every instruction set, thread count and memory layout:
+ * element k of a channel, counted in logical (batch-major) order, belongs to block k / FA_BLOCK and to
+ * lane k % FA_LANES.  Changing one changes results. */
+enum {
+    FA_LANES = 16,   /* a kernel's range is a multiple of this: no kernel has a tail loop */
+    FA_BLOCK = 1024, /* elements a reduction block; also the tile of the drivers: 4 KiB of float32 */
+    FA_GROUP = 16,   /* neighbouring channels reduced together in channels-last layouts */
+    FA_MAX_PARAMS = 2,
+    FA_MAX_NDIM = 64,
+    FA_MAX_OPERANDS = 3 + FA_MAX_PARAMS + 1 /* dy, x, parameters, dx, dparameter */
+};
+
+/* The rows of activations.def, in table order. */
+enum {
+#define FA_ROW(name, nparams, params, max_ulp, formula, source) FA_##name,
+#include "activations.def"
+#undef FA_ROW
+    FA_ACTIVATION_COUNT
+};
+
+typedef struct {
+    const char *name;
+    double fallback; /* the default; meaningless when `learned` */
+    int learned;     /* required, may be an array, and has a gradient */
+} fa_parameter;
+
+typedef struct {
+    const char *name;
+    int nparams;
+    fa_parameter params[FA_MAX_PARAMS + 1]; /* terminated by a NULL name */
+    double max_ulp;                         /* float32 forward, over all 2^32 inputs */
+    const char *formula;
+    const char *source;
+} fa_activation_info;
+
+extern const fa_activation_info fa_activation_table[FA_ACTIVATION_COUNT];
+
+/* Elementwise kernels: n is a multiple of FA_LANES; input and output may be the same pointer.
+ * `params[j]` points to one float64 (uniform kernels) or to n of them (varying kernels). */
+typedef void (*fa_forward_fn)(const void *x, void *y, ptrdiff_t n, const double *const *params);
+typedef void (*fa_backward_fn)(const void *dy, const void *x, void *dx, ptrdiff_t n,
+                               const double *const *params);
+/* dy * d(value)/d(parameter), one float64 an element */
+typedef void (*fa_param_gradient_fn)(const void *dy, const void *x, double *dparam, ptrdiff_t n,
+                                     const double *const *params);
+
+enum { FA_UNIFORM, FA_VARYING };
+
+typedef struct {
+    fa_forward_fn forward[2]; /* indexed by FA_UNIFORM, FA_VARYING */
+    fa_backward_fn backward[2];
+    fa_param_gradient_fn param_gradient[2]; /* NULL unless the parameter is learned */
+} fa_activation_kernels;
+
+/* A number in working precision: float64 for float32 data (lo stays 0), a double-double for float64. */
+typedef struct {
+    double hi, lo;
+} fa_pair;
+
+typedef struct {
+    fa_pair mean, m2; /* m2: sum of squared deviations from the mean */
+} fa_moments;
+
+typedef struct {
+    fa_pair g, gx, param; /* sums of g, g * (x - mean) and the learned parameter's gradient */
+} fa_sums;
+
+/* What normalising needs: z = (x - mean) * scale + bias, in working precision.  Arrays of a value a
+ * channel; fa_affine_at moves to a channel. */
+typedef struct {
+    double *mean_hi, *mean_lo, *scale_hi, *scale_lo, *bias;
+} fa_affine;
+
+static inline fa_affine fa_affine_at(const fa_affine *a, ptrdiff_t c)
+{
+    return (fa_affine){a->mean_hi + c, a->mean_lo + c, a->scale_hi + c, a->scale_lo + c, a->bias + c};
+}
+
+/* What the gradient needs: dx = (g - g_mean - (x - mean) * slope) * scale. */
+typedef struct {
+    double *g_mean, *slope;
+} fa_slope;
+
+static inline fa_slope fa_slope_at(const fa_slope *s, ptrdiff_t c)
+{
+    return (fa_slope){s->g_mean + c, s->slope + c};
+}
+
+/* BatchNorm kernels of one dtype; `real` is float or double. */
+typedef struct {
+    /* moments of a block: n real elements, padded with x[0] to a multiple of FA_LANES */
+    void (*block_moments)(const void *x, ptrdiff_t n, fa_moments *out);
+    /* the same of FA_GROUP neighbouring channels: row r starts at x + r * stride (in elements) */
+    void (*group_moments)(const void *x, ptrdiff_t rows, ptrdiff_t stride, fa_moments *out);
+    /* merges the moments of consecutive blocks of `total` elements in a fixed tree; overwrites parts */
+    fa_moments (*merge_moments)(fa_moments *parts, ptrdiff_t total);
+    /* sums over a block; g, x (and dparam, unless NULL) padded with zeros to a multiple of FA_LANES */
+    void (*block_sums)(const void *g, const void *x, const double *dparam, ptrdiff_t n,
+                       const fa_affine *channel, fa_sums *out);
+    /* the same of FA_GROUP channels; dparam is packed: row r starts at dparam + r * FA_GROUP */
+    void (*group_sums)(const void *g, ptrdiff_t g_stride, const void *x, ptrdiff_t x_stride,
+                       const double *dparam, ptrdiff_t rows, const fa_affine *channels, fa_sums *out);
+    fa_sums (*merge_sums)(fa_sums *parts, ptrdiff_t nparts);
+    fa_pair (*divide)(fa_pair a, double n);
+    /* statistics -> what normalising needs; weight and bias NULL for 1 and 0 */
+    void (*affine)(const fa_pair *mean, const fa_pair *var, const double *weight, const double *bias,
+                   double eps, ptrdiff_t channels, const fa_affine *out, double *rstd);
+    /* normalise n elements of one channel (n a multiple of FA_LANES) ... */
+    void (*normalize)(const void *x, void *z, ptrdiff_t n, const fa_affine *channel);
+    /* ... or of n neighbouring channels (any n) */
+    void (*normalize_row)(const void *x, void *z, ptrdiff_t n, const fa_affine *channels);
+    void (*apply)(const void *g, const void *x, void *dx, ptrdiff_t n, const fa_affine *channel,
+                  const fa_slope *slope);
+    void (*apply_row)(const void *g, const void *x, void *dx, ptrdiff_t n, const fa_affine *channels,
+                      const fa_slope *slopes);
+} fa_batchnorm_kernels;
+
+typedef struct {
+    fa_activation_kernels activation[FA_ACTIVATION_COUNT];
+    fa_batchnorm_kernels batchnorm;
+} fa_real_kernels;
+
+typedef struct {
+    const char *name;
+    fa_real_kernels f32, f64;
+    /* copies n bytes past the caches; dst and src need no alignment */
+    void (*stream)(void *dst, const void *src, size_t bytes);
+} fa_isa_table;
+
+#endif

@@ -1,0 +1,128 @@
+/* The arithmetic vocabulary of one dtype: activations.h and batchnorm.inc are written in it once and
+ * compiled for FA_BITS = 32 and 64.  No include guard: included once per FA_BITS, it redefines all.
+ *
+ *   real     storage type            float     double
+ *   num      working type            double    fa_dd (a pair of doubles)
+ *   FN(f)    name of this dtype's f  f_f32     f_f64
+ *
+ * Grades and error bounds of the functions: vmath.h.  `lift` (see there) scales deep left tails of
+ * the float64 grade; in the float32 grade double has range enough, lift is 1 and costs nothing.
+ */
+#include "vmath.h"
+
+#undef real
+#undef num
+#undef FN
+#undef n_set
+#undef n_pair
+#undef n_hi
+#undef n_lo
+#undef n_add
+#undef n_sub
+#undef n_mul
+#undef n_div
+#undef n_sqrt
+#undef n_neg
+#undef n_select
+#undef n_round
+#undef n_clamp
+#undef n_lift
+#undef n_finish
+#undef n_finish_add
+#undef n_exp
+#undef n_expm1
+#undef n_tanh
+#undef n_log1pexp
+#undef n_logistic
+#undef n_logistic_parts
+#undef n_normal
+#undef n_normal_parts
+#undef FA_TAIL
+#undef FA_TAIL_NORMAL
+#undef FA_TAIL_CUBIC
+
+#if FA_BITS == 32
+
+#define real float
+#define num double
+#define FN(name) name##_f32
+
+#define n_set(x) ((double)(x))
+#define n_pair(hi, lo) ((double)(hi) + (double)(lo)) /* of constants: folded by the compiler */
+#define n_hi(a) (a)
+#define n_lo(a) (0.0)
+#define n_add(a, b) ((a) + (b))
+#define n_sub(a, b) ((a) - (b))
+#define n_mul(a, b) ((a) * (b))
+#define n_div(a, b) ((a) / (b))
+#define n_sqrt(a) __builtin_sqrt(a)
+#define n_neg(a) (-(a))
+#define n_select(cond, a, b) ((cond) ? (a) : (b))
+#define n_round(a) ((float)(a))
+#define n_clamp(a, limit) fa_at_most(fa_at_least((a), -(limit)), (limit))
+
+#define n_lift(cond) 1.0
+#define n_finish(c, m, lift) ((void)(lift), (float)((c) * (m)))
+#define n_finish_add(b, c, m, lift) ((void)(lift), (float)((b) + (c) * (m)))
+#define n_exp(y, lift) ((void)(lift), fa_exp_d(y))
+#define n_expm1(y) fa_expm1_d(y)
+#define n_tanh(x) fa_tanh_d(x)
+#define n_log1pexp(y, lift) ((void)(lift), fa_log1pexp_d(y))
+#define n_logistic(y, lift) ((void)(lift), fa_logistic_d(y))
+#define n_logistic_parts fa_logistic_parts_d
+#define n_normal(x, lift) ((void)(lift), fa_normal_d(x))
+#define n_normal_parts fa_normal_parts_d
+
+/* Where dy times a tail is zero whatever dy, in the exponent and in x of e^(-x^2/2) and of the cubic
+ * of gelu_tanh. */
+#define FA_TAIL 320.0f
+#define FA_TAIL_NORMAL 20.0f
+#define FA_TAIL_CUBIC 16.0f
+
+#elif FA_BITS == 64
+
+#define real double
+#define num fa_dd
+#define FN(name) name##_f64
+
+#define n_set(x) fa_dd_set((x), 0.0)
+#define n_pair(hi, lo) fa_dd_set((hi), (lo))
+#define n_hi(a) ((a).hi)
+#define n_lo(a) ((a).lo)
+#define n_add(a, b) fa_add_dd((a), (b))
+#define n_sub(a, b) fa_sub_dd((a), (b))
+#define n_mul(a, b) fa_mul_dd((a), (b))
+#define n_div(a, b) fa_div_dd((a), (b))
+#define n_sqrt(a) fa_sqrt_dd(a)
+#define n_neg(a) fa_neg_dd(a)
+#define n_select(cond, a, b) fa_select_dd((cond), (a), (b))
+#define n_round(a) fa_round_dd(a)
+#define n_clamp(a, limit) fa_clamp_dd((a), (limit))
+
+#define n_lift(cond) ((cond) ? FA_LIFT : 1.0)
+#define n_finish(c, m, lift) fa_finish_dd((c), (m), (lift))
+#define n_finish_add(b, c, m, lift) fa_finish_add_dd((b), (c), (m), (lift))
+#define n_exp(y, lift) fa_exp_dd((y), (lift))
+#define n_expm1(y) fa_expm1_dd(y)
+#define n_tanh(x) fa_tanh_dd(x)
+#define n_log1pexp(y, lift) fa_log1pexp_dd((y), (lift))
+#define n_logistic(y, lift) fa_logistic_dd((y), (lift))
+#define n_logistic_parts fa_logistic_parts_dd
+#define n_normal(x, lift) fa_normal_dd((x), (lift))
+#define n_normal_parts fa_normal_parts_dd
+
+#define FA_TAIL 1500.0
+#define FA_TAIL_NORMAL 54.5
+#define FA_TAIL_CUBIC 27.5
+
+#else
+#error "FA_BITS must be 32 or 64"
+#endif
+
+/* Clamps on the storage type: half the work of a clamp on doubles.  A NaN passes. */
+FA_INLINE real FN(fa_floor_at)(real x, real lo) { return x < lo ? lo : x; }
+FA_INLINE real FN(fa_clamp)(real x, real limit) {
+    x = x < -limit ? -limit : x;
+    x = x > limit ? limit : x;
+    return x;
+}

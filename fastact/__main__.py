@@ -1,0 +1,78 @@
+"""``python -m fastact``: the commands that come with fastact."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import fastact
+from fastact import _demo
+
+
+class Command(NamedTuple):
+    """One sub-command: its options, and the function that returns the exit status."""
+
+    help: str
+    example: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+def _info(_: argparse.Namespace) -> int:
+    fastact.show_config()
+    return 0
+
+
+# A new command is a line here. Its module may import at the top only what fastact itself needs;
+# anything more is imported when it runs, so that the other commands work without it.
+COMMANDS = {
+    "demo": Command(
+        "train a small network on handwritten digits with every activation",
+        "python -m fastact demo --epochs 10 --out curves.png",
+        _demo.add_arguments,
+        _demo.run,
+    ),
+    "info": Command(
+        "show the version, instruction set, threads and build of this installation",
+        "python -m fastact info",
+        lambda parser: None,
+        _info,
+    ),
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line: one sub-parser a command, each with an example."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fastact",
+        description="Activation functions and BatchNorm for NumPy.",
+        epilog="example: python -m fastact info",
+    )
+    parser.add_argument("--version", action="version", version=f"fastact {fastact.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, command in COMMANDS.items():
+        sub = commands.add_parser(
+            name,
+            help=command.help,
+            description=command.help[0].upper() + command.help[1:] + ".",
+            epilog=f"example: {command.example}",
+        )
+        command.add_arguments(sub)
+        sub.set_defaults(run=command.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status; argument errors exit with status 2."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+# The C interface (csrc/api.h) as Cython sees it; other modules `cimport` the table from here.
+from libc.stddef cimport ptrdiff_t
+
+
+cdef extern from "api.h" nogil:
+    enum:
+        FA_MAX_PARAMS
+        FA_MAX_NDIM
+        FA_MAX_OPERANDS
+        FA_ACTIVATION_COUNT
+
+    ctypedef struct fa_parameter:
+        const char *name
+        double fallback
+        int learned
+
+    ctypedef struct fa_activation_info:
+        const char *name
+        int nparams
+        fa_parameter params[3]
+        double max_ulp
+        const char *formula
+        const char *source
+
+    ctypedef enum fa_dtype:
+        FA_INT8
+        FA_UINT8
+        FA_INT16
+        FA_UINT16
+        FA_INT32
+        FA_UINT32
+        FA_INT64
+        FA_UINT64
+        FA_FLOAT32
+        FA_FLOAT64
+
+    ctypedef struct fa_op:
+        int activation
+        int backward
+        fa_dtype real
+
+    ctypedef struct fa_operand:
+        char *data
+        fa_dtype dtype
+        const ptrdiff_t *strides
+
+    ctypedef struct fa_loop:
+        fa_op op
+        fa_dtype param_dtype
+
+    ctypedef struct fa_pair:
+        double hi
+        double lo
+
+    ctypedef struct fa_sums:
+        fa_pair g
+        fa_pair gx
+        fa_pair param
+
+    ctypedef struct fa_affine:
+        double *mean_hi
+        double *mean_lo
+        double *scale_hi
+        double *scale_lo
+        double *bias
+
+    ctypedef struct fa_view:
+        char *data
+
+    ctypedef struct fa_batchnorm:
+        fa_dtype real
+        ptrdiff_t channels
+        ptrdiff_t count
+        int activation
+        const double *params[2]
+        int params_per_channel
+        const double *weight
+        const double *bias
+        double eps
+
+    ctypedef struct fa_api:
+        const fa_activation_info *activations
+        int (*threads_for)(ptrdiff_t)
+        void (*elementwise)(const fa_op *, int, const ptrdiff_t *, const fa_operand *)
+        void (*ufunc_loop)(char **, const ptrdiff_t *, const ptrdiff_t *, void *)
+        fa_view (*make_view)(char *, fa_dtype, int, const ptrdiff_t *, const ptrdiff_t *, int)
+        int (*batchnorm_forward)(const fa_batchnorm *, int, const fa_view *, const fa_view *,
+                                 fa_pair *, fa_pair *, const fa_affine *, double *)
+        int (*batchnorm_backward)(const fa_batchnorm *, int, const fa_view *, const fa_view *,
+                                  const fa_view *, const fa_affine *, const double *, fa_sums *)
+        int (*param_gradient)(const fa_batchnorm *, const fa_view *, const fa_view *, fa_sums *)
+
+    const fa_api fa_api_table
+
+
+cdef const fa_api *api

@@ -1,0 +1,127 @@
+"""The kernels as NumPy ufuncs, a forward and a backward one for each row of the table.
+
+A ufunc is an attribute of this module under its name (`gelu`, `gelu_backward`), which is how pickle
+finds it.
+"""
+
+cimport numpy as cnp
+from cpython.object cimport PyObject
+from libc.stdlib cimport calloc
+
+from fastact._runtime cimport *
+
+cnp.import_array()
+cnp.import_ufunc()
+
+
+cdef extern from "numpy/ufuncobject.h":
+    ctypedef int (*TypeResolver)(RawUFunc *, cnp.NPY_CASTING, PyObject **, PyObject *,
+                                 PyObject **) noexcept
+    ctypedef struct RawUFunc "PyUFuncObject":
+        int nin
+        const char *name
+        TypeResolver type_resolver
+
+
+cdef extern from *:
+    """
+    #define OPERAND_TYPE(op) PyArray_TYPE((PyArrayObject *)(op))
+    #define CALL_RESOLVER(f, u, c, ops, t, out) \\
+        ((PyUFunc_TypeResolutionFunc *)(f))(u, c, (PyArrayObject **)(ops), t, (PyArray_Descr **)(out))
+    """
+    int OPERAND_TYPE(PyObject *)
+    int CALL_RESOLVER(void *, RawUFunc *, cnp.NPY_CASTING, PyObject **, PyObject *, PyObject **)
+
+
+cdef void *numpys_resolver = NULL
+
+
+cdef int resolve(RawUFunc *ufunc, cnp.NPY_CASTING casting, PyObject **operands, PyObject *dtypes,
+                 PyObject **out) noexcept:
+    """NumPy's choice of a loop, less the silent promotion of half-precision and user dtypes."""
+    cdef int k, kind
+    if dtypes == NULL:
+        for k in range(ufunc.nin):
+            kind = OPERAND_TYPE(operands[k])
+            if kind == cnp.NPY_HALF or kind >= cnp.NPY_USERDEF:
+                try:
+                    refuse((<bytes>ufunc.name).decode(), k, (<object>operands[k]).dtype)
+                except TypeError as error:
+                    set_error(error)
+                    return -1
+    return CALL_RESOLVER(numpys_resolver, ufunc, casting, operands, dtypes, out)
+
+
+cdef extern from "Python.h":
+    void PyErr_SetObject(object, object)
+
+
+cdef int set_error(object error) except? 0:
+    PyErr_SetObject(type(error), error)
+
+
+def refuse(name, operand, dtype):
+    raise TypeError(
+        f"fastact.{name}: operand {operand} has dtype {dtype}, for which there is no native loop yet; "
+        "accepted: float32 and float64 (integers and bool are converted), or pass dtype= to convert"
+    )
+
+
+cdef object names = []  # NumPy keeps the pointers of a ufunc's name and docstring, not the bytes
+
+
+cdef const char *keep(str text):
+    cdef bytes encoded = text.encode()
+    names.append(encoded)
+    return encoded
+
+
+cdef char type_code(fa_dtype dtype):
+    return <char>(cnp.NPY_FLOAT if dtype == FA_FLOAT32 else cnp.NPY_DOUBLE)
+
+
+cdef make_ufunc(int row, bint backward, str name, str doc):
+    """Loops, in the order in which NumPy tries them: parameters as float64 first, so that a Python
+    float keeps all its digits; then parameters of the array's own dtype."""
+    cdef const fa_activation_info *info = &api.activations[row]
+    cdef int nparams = info.nparams, ndata = 1 + backward, nin = ndata + nparams
+    cdef int nout = 2 if backward and info.params[0].learned else 1
+    cdef int nloops = 3 if nparams else 2, i, k
+    cdef fa_loop *loops = <fa_loop *>calloc(nloops, sizeof(fa_loop))
+    cdef void **data = <void **>calloc(nloops, sizeof(void *))
+    cdef char *types = <char *>calloc(nloops * (nin + nout), 1)
+    cdef cnp.PyUFuncGenericFunction *functions = <cnp.PyUFuncGenericFunction *>calloc(
+        nloops, sizeof(void *))
+    if loops == NULL or data == NULL or types == NULL or functions == NULL:
+        raise MemoryError()  # at import; what was allocated is not worth freeing
+    for i in range(nloops):
+        loops[i].op = fa_op(row, backward, FA_FLOAT64 if i == 1 else FA_FLOAT32)
+        loops[i].param_dtype = FA_FLOAT32 if i == 2 else FA_FLOAT64
+        data[i] = &loops[i]
+        functions[i] = <cnp.PyUFuncGenericFunction>api.ufunc_loop
+        for k in range(nin + nout):
+            types[i * (nin + nout) + k] = type_code(
+                loops[i].param_dtype if ndata <= k < nin else loops[i].op.real)
+    ufunc = cnp.PyUFunc_FromFuncAndData(functions, data, types, nloops, nin, nout, -1,
+                                        keep(name), keep(doc), 0)
+    global numpys_resolver
+    cdef RawUFunc *raw = <RawUFunc *><PyObject *>ufunc
+    numpys_resolver = <void *>raw.type_resolver
+    raw.type_resolver = <TypeResolver>resolve
+    return ufunc
+
+
+def _make_all():
+    for row in range(FA_ACTIVATION_COUNT):
+        info = &api.activations[row]
+        name = (<bytes>info.name).decode()
+        formula = (<bytes>info.formula).decode()
+        params = "".join(f", {(<bytes>info.params[p].name).decode()}" for p in range(info.nparams))
+        globals()[name] = make_ufunc(row, False, name, f"{formula}\n\nInputs: x{params}.")
+        outputs = "dx, and the parameter's gradient an element" if info.params[0].learned else "dx"
+        globals()[f"{name}_backward"] = make_ufunc(
+            row, True, f"{name}_backward",
+            f"dy times the derivative of {formula}\n\nInputs: dy, x{params}. Output: {outputs}.")
+
+
+_make_all()

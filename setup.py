@@ -1,0 +1,152 @@
+"""Builds the extension modules.
+
+The kernels (csrc/isa_*.c) are the same source compiled once per instruction set, each into an object
+of its own with its own flags; one is picked at run time.  All C code is linked into one module,
+fastact._runtime; the others reach it through the table of functions in csrc/api.h.
+"""
+
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+# Contraction is off: fused multiply-adds are explicit, so that every instruction set that has them
+# gives the same bits.  The last two let loops be vectorised; they change no result.
+NUMERICS = [
+    "-O3",
+    "-std=c11",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fno-fast-math",
+    "-fno-lto",
+    "-fvisibility=hidden",
+]
+WARNINGS = ["-Wall", "-Wextra"]
+
+X86 = {
+    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma",
+               "-mprefer-vector-width=512"],
+    "avx2": ["-mavx2", "-mfma"],
+    "baseline": [],
+}  # fmt: skip
+ARM = {"neon": [], "baseline": []}
+ISAS = {"x86_64": X86, "amd64": X86, "aarch64": ARM, "arm64": ARM}
+
+C_SOURCES = ["batchnorm", "dispatch", "elementwise", "memory", "parallel", "strided", "view"]
+MODULES = ["_runtime", "_ufuncs", "_kernels", "_activation"]
+HEADERS = sorted(map(str, Path("csrc").glob("*.[h]"))) + sorted(map(str, Path("csrc").glob("*.inc")))
+HEADERS += ["csrc/activations.def", "fastact/_runtime.pxd"]
+
+OPENMP_PROBE = """
+#include <omp.h>
+int main(void) {
+    int n = 0;
+#pragma omp parallel reduction(+ : n)
+    n += 1;
+    return n < 1;
+}
+"""
+
+
+def isas():
+    return ISAS.get(platform.machine().lower(), {"baseline": []})
+
+
+class BuildExt(build_ext):
+    def build_extensions(self):
+        self.openmp = self.probe_openmp()
+        built = ", ".join(isas())
+        print(f"fastact: instruction sets: {built}; OpenMP: {' '.join(self.openmp) or 'none'}")
+        super().build_extensions()
+
+    def probe_openmp(self):
+        """The flags that compile, link and run an OpenMP program; loud where there are none."""
+        for flags in (["-fopenmp"], ["-Xpreprocessor", "-fopenmp", "-lomp"]):
+            if os.environ.get("FASTACT_NO_OPENMP") == "1":
+                break
+            with tempfile.TemporaryDirectory() as folder:
+                source = Path(folder, "probe.c")
+                source.write_text(OPENMP_PROBE)
+                program = str(Path(folder, "probe"))
+                compiler = [*self.compiler.compiler_so[:1], *flags, str(source), "-o", program]
+                try:
+                    subprocess.run(compiler, check=True, capture_output=True)
+                    subprocess.run([program], check=True, capture_output=True)
+                    return flags
+                except (OSError, subprocess.CalledProcessError):
+                    continue
+        bar = "*" * 78
+        print(f"{bar}\nfastact: NO OPENMP found: this build runs on ONE thread.\n"
+              f"fastact.show_config() will say so.  gcc needs libgomp, clang needs libomp.\n{bar}",
+              file=sys.stderr)  # fmt: skip
+        return []
+
+    def build_extension(self, ext):
+        flags = [*NUMERICS, *WARNINGS, *self.openmp_compile()]
+        if ext.name == "fastact._runtime":
+            ext.extra_objects = self.compile_isas(flags)
+            ext.define_macros += self.build_macros(flags)
+        # A generated module is no place for warnings about generated code: those we can do nothing
+        # about are off, the rest stay on.
+        ext.extra_compile_args = [*flags, "-Wno-unused-function", "-Wno-unused-parameter"]
+        ext.extra_link_args = list(self.openmp)
+        super().build_extension(ext)
+
+    def openmp_compile(self):
+        return [flag for flag in self.openmp if not flag.startswith("-l")]
+
+    def compile_isas(self, flags):
+        objects = []
+        for isa, isa_flags in isas().items():
+            objects += self.compiler.compile(
+                [f"csrc/isa_{isa}.c"],
+                output_dir=self.build_temp,
+                include_dirs=["csrc"],
+                # kernels are serial: no OpenMP in their objects
+                extra_postargs=[*NUMERICS, *WARNINGS, *isa_flags],
+                depends=HEADERS,
+            )
+        return objects
+
+    def build_macros(self, flags):
+        macros = [(f"FA_HAVE_{isa.upper()}", "1") for isa in isas()]
+        compiler = self.compiler.compiler_so[0].replace('"', "")
+        text = " ".join([compiler, *flags])
+        return [*macros, ("FA_BUILD_FLAGS", f'"{text}"')]
+
+
+def extension(name):
+    sources = [f"fastact/{name}.pyx"]
+    if name == "_runtime":
+        sources += [f"csrc/{source}.c" for source in C_SOURCES]
+    return Extension(
+        f"fastact.{name}",
+        sources,
+        include_dirs=["csrc", numpy.get_include()],
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
+                       ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION")],
+        depends=HEADERS,
+    )  # fmt: skip
+
+
+setup(
+    ext_modules=cythonize(
+        [extension(name) for name in MODULES],
+        compiler_directives={
+            "language_level": "3",
+            "boundscheck": False,
+            "wraparound": False,
+            "embedsignature": False,
+        },
+        build_dir="build/cython",
+    ),
+    cmdclass={"build_ext": BuildExt},
+)

@@ -1,0 +1,93 @@
+"""Coefficients of csrc/vmath.h: minimax fits by the Remez exchange, in 60-digit arithmetic.
+
+Run it to print every coefficient list with the relative error of the fit before and after
+rounding the coefficients to float64 (or to a pair of float64):
+
+    python tools/minimax.py            # all fits
+    python tools/minimax.py mills_d    # one of them
+
+The fit minimises max |p(x)/q(x) / f(x) - 1|.  A rational fit solves, for a trial error E, the
+equations p(x_i) - f(x_i) (1 + (-1)^i E) q(x_i) = 0 at the n + 2 reference points, and repeats
+until E agrees with itself; then the reference moves to the extrema of the error.
+Source of the method: E. W. Cheney, Introduction to Approximation Theory (1966), chapters 3 and 5.
+"""
+
+import sys
+
+import mpmath as mp
+
+mp.mp.dps = 60
+
+
+def chebyshev_nodes(lo, hi, count):
+    return [
+        (lo + hi) / 2 - (hi - lo) / 2 * mp.cos(mp.pi * i / (count - 1)) for i in range(count)
+    ]
+
+
+def solve_reference(f_values, nodes, deg_p, deg_q):
+    """Coefficients and levelled error on one reference; q is monic in its constant term."""
+    error = mp.mpf(0)
+    for _ in range(60 if deg_q else 1):
+        size = deg_p + deg_q + 2
+        a = mp.matrix(size, size)
+        b = mp.matrix(size, 1)
+        for i, (x, fx) in enumerate(zip(nodes, f_values)):
+            sign = 1 if i % 2 else -1
+            for j in range(deg_p + 1):
+                a[i, j] = x**j
+            for j in range(1, deg_q + 1):
+                a[i, deg_p + j] = -fx * (1 + sign * error) * x**j
+            # the error of this round appears once more, times q of the round before
+            q_old = 1 if not deg_q or error == 0 else sum(c * x**j for j, c in enumerate(q))
+            a[i, size - 1] = -sign * fx * q_old
+            b[i] = fx * (1 + sign * error) if deg_q and error != 0 else fx
+        s = mp.lu_solve(a, b)
+        p = [s[j] for j in range(deg_p + 1)]
+        q = [mp.mpf(1)] + [s[deg_p + j] for j in range(1, deg_q + 1)]
+        step = s[size - 1]
+        if not deg_q:
+            return p, q, step
+        error += step
+        if abs(step) < abs(error) * mp.mpf(10) ** -10:
+            break
+    return p, q, error
+
+
+def evaluate(p, q, x):
+    return mp.polyval(p[::-1], x) / mp.polyval(q[::-1], x)
+
+
+def extrema(err, lo, hi, nodes, grid=24):
+    """One extremum of the error for each sign alternation, searched around the reference."""
+    points = []
+    edges = [lo] + [(u + v) / 2 for u, v in zip(nodes, nodes[1:])] + [hi]
+    for i in range(len(nodes)):
+        u, v = edges[i], edges[i + 1]
+        xs = [u + (v - u) * j / grid for j in range(grid + 1)]
+        sign = 1 if err(nodes[i]) > 0 else -1
+        values = [sign * err(x) for x in xs]
+        j = max(range(grid + 1), key=lambda m: values[m])
+        if 0 < j < grid:  # parabola through three points
+            y0, y1, y2 = values[j - 1 : j + 2]
+            den = y0 - 2 * y1 + y2
+            shift = (y0 - y2) / (2 * den) if den else 0
+            points.append(xs[j] + shift * (v - u) / grid)
+        else:
+            points.append(xs[j])
+    return points
+
+
+def minimax(f, lo, hi, deg_p, deg_q=0, rounds=14):
+    lo, hi = mp.mpf(lo), mp.mpf(hi)
+    nodes = chebyshev_nodes(lo, hi, deg_p + deg_q + 2)
+    for _ in range(rounds):
+        values = [f(x) for x in nodes]
+        p, q, level = solve_reference(values, nodes, deg_p, deg_q)
+        err = lambda x: evaluate(p, q, x) / f(x) - 1  # noqa: E731
+        new = extrema(err, lo, hi, nodes)
+        worst = max(abs(err(x)) for x in new)
+        nodes = new
+        if worst < abs(level) * mp.mpf("1.001"):
+            break
+    return p, q, worst
