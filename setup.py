@@ -40,7 +40,7 @@ X86 = {
 ARM = {"neon": [], "baseline": []}
 ISAS = {"x86_64": X86, "amd64": X86, "aarch64": ARM, "arm64": ARM}
 
-C_SOURCES = ["batchnorm", "dispatch", "elementwise", "memory", "parallel", "strided", "view"]
+C_SOURCES = ["api", "batchnorm", "dispatch", "elementwise", "memory", "parallel", "strided", "view"]
 MODULES = ["_runtime", "_ufuncs", "_kernels", "_activation"]
 HEADERS = sorted(map(str, Path("csrc").glob("*.[h]"))) + sorted(map(str, Path("csrc").glob("*.inc")))
 HEADERS += ["csrc/activations.def", "fastact/_runtime.pxd"]

@@ -21,9 +21,6 @@ typedef struct {
     int (*param_gradient)(const fa_batchnorm *, const fa_view *, const fa_view *, fa_sums *);
 } fa_api;
 
-static const fa_api fa_api_table = {
-    fa_activation_table, fa_threads_for,       fa_elementwise,        fa_ufunc_loop,
-    fa_make_view,        fa_batchnorm_forward, fa_batchnorm_backward, fa_param_gradient,
-};
+extern const fa_api fa_api_table;
 
 #endif

@@ -297,6 +297,8 @@ void fa_elementwise(const fa_op *op, int ndim, const ptrdiff_t *shape, const fa_
     j.nparams = fa_activation_table[op->activation].nparams;
     j.ninputs = fa_op_inputs(op);
     j.noperands = fa_op_operands(op);
+    if (j.noperands > j.ninputs + 1 && !operands[j.ninputs + 1].data)
+        j.noperands--; /* the parameter's gradient is not wanted */
     j.itemsize = fa_itemsize[op->real];
     j.ndim = ndim ? ndim : 1;
     for (int axis = 0; axis < ndim; axis++)

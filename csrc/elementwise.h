@@ -21,7 +21,8 @@ typedef struct {
 int fa_op_inputs(const fa_op *op);   /* parameters included */
 int fa_op_operands(const fa_op *op); /* inputs and outputs */
 
-/* Every operand has `ndim` strides.  Outputs may be an input's memory exactly, never overlap otherwise. */
+/* Every operand has `ndim` strides.  An output may be an input's memory exactly, never overlap otherwise.
+ * A dparameter with NULL data is not computed. */
 void fa_elementwise(const fa_op *op, int ndim, const ptrdiff_t *shape, const fa_operand *operands);
 
 /* A NumPy ufunc inner loop; data points to a fa_op whose dtypes are `real` (parameters: see fa_loop). */

@@ -1,0 +1,70 @@
+"""Activation functions and BatchNorm for NumPy: forward and backward, fused, exact, reproducible.
+
+>>> import numpy as np, fastact as fa
+>>> x = np.array([[1.0, -2.0], [3.0, 4.0]], dtype=np.float32)
+>>> fa.silu(x).dtype
+dtype('float32')
+
+`fastact.activations` lists the activations; each is also an attribute of this module. The maths is
+written out in `fastact.reference`, which needs no compiled part.
+"""
+
+import importlib
+import importlib.util
+
+__version__ = "0.1.0"
+
+# Only the extension itself may be missing (a checkout that is not built): then `fastact.reference`
+# still imports, and everything else says what to do. An error inside it is not hidden.
+if importlib.util.find_spec("fastact._runtime") is None:
+
+    def __getattr__(name):
+        if name == "reference":
+            return importlib.import_module("fastact.reference")
+        raise ImportError(
+            f"fastact.{name} needs the compiled part, which is not built: run 'pip install .'; "
+            "without it only fastact.reference is there"
+        )
+
+else:
+    from types import MappingProxyType as _MappingProxyType
+
+    from fastact import reference
+    from fastact._activation import Activation
+    from fastact._activation import activations as _activations
+    from fastact._normalization import (
+        BatchNorm,
+        BatchNormContext,
+        BatchNormGradients,
+        batch_norm,
+        batch_norm_backward,
+        batch_norm_forward,
+    )
+    from fastact._runtime import (
+        config,
+        get_num_threads,
+        num_threads,
+        set_num_threads,
+        show_config,
+    )
+
+    activations = _MappingProxyType(_activations)
+    globals().update(_activations)
+
+    __all__ = [  # noqa: PLE0604, RUF022
+        *_activations,
+        "Activation",
+        "BatchNorm",
+        "BatchNormContext",
+        "BatchNormGradients",
+        "activations",
+        "batch_norm",
+        "batch_norm_backward",
+        "batch_norm_forward",
+        "config",
+        "get_num_threads",
+        "num_threads",
+        "reference",
+        "set_num_threads",
+        "show_config",
+    ]

@@ -105,7 +105,10 @@ cdef void bounds(cnp.ndarray a, char **low, char **high) noexcept:
 
 
 cdef bint may_overlap(cnp.ndarray a, cnp.ndarray b) noexcept:
-    cdef char *a_low, *a_high, *b_low, *b_high
+    cdef char *a_low
+    cdef char *a_high
+    cdef char *b_low
+    cdef char *b_high
     bounds(a, &a_low, &a_high)
     bounds(b, &b_low, &b_high)
     return a_low < b_high and b_low < a_high
@@ -130,6 +133,11 @@ cdef bint internal_overlap(cnp.ndarray a) noexcept:
         if step < reach:
             return True
     return False
+
+
+def has_internal_overlap(cnp.ndarray a):
+    """Whether two elements might share memory."""
+    return internal_overlap(a)
 
 
 cdef struct Broadcast:
@@ -218,10 +226,11 @@ cdef cnp.ndarray new_result(cnp.ndarray x, fa_dtype real):
     return PyArray_NewLikeArray(x, cnp.NPY_KEEPORDER, PyArray_DescrFromType(kind), 0)
 
 
-cdef object fast_call(fa_op *op, PyObject **inputs, PyObject *out):
+cdef object fast_call(fa_op *op, PyObject **inputs, PyObject *out, int forced):
     """The driver's result, or None where NumPy's machinery has to see to the call.
 
-    `inputs`: the data operands, then the parameters. Exact arrays of one shape, any strides."""
+    `inputs`: the data operands (exact arrays of one shape, any strides), then the parameters.
+    `forced`: the dtype to compute in, or -1. A learned parameter's gradient is not computed."""
     cdef fa_operand operands[FA_MAX_OPERANDS]
     cdef Broadcast params[FA_MAX_PARAMS]
     cdef int nparams = api.activations[op.activation].nparams, ndata = 1 + op.backward, k
@@ -238,6 +247,8 @@ cdef object fast_call(fa_op *op, PyObject **inputs, PyObject *out):
             return None
         if real_for(operands[k].dtype) == FA_FLOAT64:
             op.real = FA_FLOAT64
+    if forced >= 0:
+        op.real = <fa_dtype>forced
     for k in range(nparams):
         if not bind_param(x, inputs[ndata + k], &operands[ndata + k], &params[k]):
             return None
@@ -248,6 +259,7 @@ cdef object fast_call(fa_op *op, PyObject **inputs, PyObject *out):
     else:
         result = new_result(x, op.real)
     bind_data(result, &operands[ndata + nparams])
+    operands[ndata + nparams + 1].data = NULL
     shape = <const ptrdiff_t *>cnp.PyArray_DIMS(x)
     ndim = cnp.PyArray_NDIM(x)
     size = cnp.PyArray_SIZE(x)
@@ -257,3 +269,381 @@ cdef object fast_call(fa_op *op, PyObject **inputs, PyObject *out):
         with nogil:
             api.elementwise(op, ndim, shape, operands)
     return result
+
+
+def _forced_dtype(dtype):
+    """The driver's code for dtype=, or -1 where NumPy has to see to it."""
+    kind = np.dtype(dtype)
+    return {np.dtype(np.float32): FA_FLOAT32, np.dtype(np.float64): FA_FLOAT64}.get(kind, -1)
+
+
+UFUNC_KEYWORDS = ("out", "where", "casting", "order", "dtype", "subok", "signature")
+
+
+cdef class _Function:
+    """What an activation and its backward share: a ufunc with named parameters and defaults."""
+
+    cdef vectorcallfunc vectorcall
+    cdef fa_op op
+    cdef int ndata, nparams
+    cdef tuple param_names, fallbacks  # the fallback of a learned parameter is None: it is required
+    cdef readonly str name
+    cdef readonly object ufunc
+
+    cdef init(self, int row, bint backward):
+        cdef const fa_activation_info *info = &api.activations[row]
+        self.vectorcall = <vectorcallfunc>call_vector
+        self.op = fa_op(row, backward, FA_FLOAT32)
+        self.ndata = 1 + backward
+        self.nparams = info.nparams
+        self.name = (<bytes>info.name).decode()
+        if backward:
+            self.name += "_backward"
+        self.param_names = tuple((<bytes>info.params[p].name).decode() for p in range(info.nparams))
+        self.fallbacks = tuple(None if info.params[p].learned else info.params[p].fallback
+                               for p in range(info.nparams))
+        self.ufunc = getattr(_ufuncs, self.name)
+
+    cdef bint takes_gradient(self):
+        return self.op.backward and None in self.fallbacks
+
+    @property
+    def __name__(self):
+        return self.name
+
+    @property
+    def __signature__(self):
+        from inspect import Parameter, Signature
+
+        data = ("dy", "x") if self.op.backward else ("x",)
+        parameters = [Parameter(name, Parameter.POSITIONAL_ONLY) for name in data]
+        for name, fallback in zip(self.param_names, self.fallbacks):
+            default = Parameter.empty if fallback is None else fallback
+            parameters.append(Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=default))
+        parameters.append(Parameter("out", Parameter.KEYWORD_ONLY, default=None))
+        if not self.takes_gradient():
+            parameters.append(Parameter("kwargs", Parameter.VAR_KEYWORD))
+        return Signature(parameters)
+
+    def __call__(self, *args, **kwargs):
+        return self.general(args, kwargs)
+
+    def general(self, tuple args, dict kwargs):
+        """Any call: parameters by name or position become the ufunc's inputs."""
+        inputs, kwargs = self.bind(args, kwargs)
+        if self.takes_gradient():
+            return self.with_gradient(inputs, kwargs)
+        return self.ufunc(*inputs, **kwargs)
+
+    def bind(self, tuple args, dict kwargs):
+        if len(args) < self.ndata:
+            needed = "dy and x" if self.op.backward else "x"
+            raise TypeError(f"{self.name}() takes {needed} by position, got {len(args)} positional arguments")
+        nin = self.ndata + self.nparams
+        given = dict(zip(self.param_names, args[self.ndata:nin]))
+        rest = {}
+        for key, value in kwargs.items():
+            if key in given:
+                raise TypeError(f"{self.name}() got two values for {key!r}")
+            if key in self.param_names:
+                given[key] = value
+            elif key in UFUNC_KEYWORDS:
+                rest[key] = value
+            else:
+                accepted = ", ".join((*self.param_names, *UFUNC_KEYWORDS))
+                raise TypeError(f"{self.name}() got an unexpected argument {key!r}; accepted: {accepted}")
+        values = [self.param(name, given.get(name, fallback))
+                  for name, fallback in zip(self.param_names, self.fallbacks)]
+        return (*args[:self.ndata], *values, *args[nin:]), rest
+
+    def param(self, name, value):
+        """A parameter's value; Python numbers become float64, which never promotes x."""
+        if value is None:
+            raise TypeError(f"{self.name}() is missing {name!r}: a number or an array")
+        if isinstance(value, (str, bytes, complex)):
+            raise TypeError(f"{self.name}(): {name} must be a real number or an array of them, "
+                            f"got {type(value).__name__}")
+        return float(value) if isinstance(value, int) else value
+
+    def with_gradient(self, tuple inputs, dict kwargs):
+        """(dx, dparameter), the latter summed to the parameter's shape."""
+        for key in kwargs:
+            if key != "out":
+                raise TypeError(f"{self.name}() got an unexpected argument {key!r}; "
+                                f"accepted: {', '.join(self.param_names)}, out")
+        if len(inputs) > 3:
+            raise TypeError(f"{self.name}() takes 3 positional arguments, got {len(inputs)}; "
+                            "pass out= by name")
+        dy, x, weight = (np.asarray(value) for value in inputs)
+        for k, value in enumerate((dy, x, weight)):
+            if dtype_of(value) < 0:
+                self.ufunc(dy, x, weight)  # raises: NumPy finds no loop
+                raise TypeError(f"{self.name}(): operand {k} has dtype {value.dtype}")
+        if dy.shape != x.shape:
+            raise ValueError(f"{self.name}(): dy has shape {dy.shape} and x {x.shape}; "
+                             "they must be the same")
+        try:
+            np.broadcast_to(weight, x.shape)
+        except ValueError:
+            raise ValueError(f"{self.name}(): {self.param_names[0]} has shape {weight.shape}, "
+                             f"which does not broadcast to x's shape {x.shape}") from None
+        real = np.result_type(np.float32 if real_for(dtype_of(x)) == FA_FLOAT32 else np.float64,
+                              np.float32 if real_for(dtype_of(dy)) == FA_FLOAT32 else np.float64)
+        out = kwargs.get("out")
+        if isinstance(out, tuple):
+            out, = out
+        # before dx, which may be written over dy or x
+        gradient = self.sum_gradient(dy.astype(real, copy=False), x.astype(real, copy=False), weight)
+        if out is None:
+            out = np.empty_like(x, dtype=real)
+        self.ufunc(dy, x, weight, out=(out, None), casting="same_kind")
+        kind = weight.dtype if weight.dtype in (np.float32, np.float64) else real
+        return out[()] if out.ndim == 0 else out, gradient.astype(kind)[()]
+
+    def sum_gradient(self, dy, x, weight):
+        """In the order of additions of the fused BatchNorm: a value of the weight is a channel."""
+        padded = (1,) * (x.ndim - weight.ndim) + weight.shape
+        axes = [axis for axis, length in enumerate(padded) if length > 1]
+        if len(axes) == 1:
+            axis = axes[0]
+        elif not axes:
+            dy, x, axis = dy[np.newaxis], x[np.newaxis], 0
+        else:
+            order = axes + [axis for axis in range(x.ndim) if axis not in axes]
+            dy, x = (np.ascontiguousarray(a.transpose(order)).reshape(weight.size, x.size // weight.size)
+                     for a in (dy, x))
+            axis = 0
+        sums = np.zeros((weight.size, 6))
+        values = np.ascontiguousarray(weight, dtype=np.float64).reshape(-1)
+        if x.size:
+            _kernels.param_gradient(dy, x, axis, self.op.activation, values, sums)
+        return (sums[:, 4] + sums[:, 5]).reshape(weight.shape)
+
+
+cdef object call_vector(PyObject *self_, PyObject **args, size_t nargsf, PyObject *names):
+    """The short way for exact arrays; anything unusual goes to _Function.general."""
+    cdef _Function self = <_Function>self_
+    cdef PyObject *inputs[2 + FA_MAX_PARAMS]
+    cdef PyObject *out = NULL
+    cdef PyObject *dtype = NULL
+    cdef int nargs = FA_NARGS(nargsf), nin = self.ndata + self.nparams, k
+    cdef bint plain = self.ndata <= nargs <= nin and not self.takes_gradient()
+    cdef fa_op op = self.op
+    if plain:
+        for k in range(nin):
+            inputs[k] = args[k] if k < nargs else NULL
+        plain = PyArray_CheckExact(inputs[0]) and PyArray_CheckExact(inputs[self.ndata - 1])
+    if plain and names != NULL:
+        plain = bind_names(self, args + nargs, names, inputs, &out, &dtype)
+    if plain:
+        for k in range(self.nparams):
+            if inputs[self.ndata + k] == NULL:
+                inputs[self.ndata + k] = <PyObject *>(<tuple>self.fallbacks)[k]
+            if inputs[self.ndata + k] == <PyObject *>None:
+                plain = False
+    if plain and (out == NULL or PyArray_CheckExact(out)):
+        forced = -1 if dtype == NULL else _forced_dtype(<object>dtype)
+        if dtype == NULL or forced >= 0:
+            result = fast_call(&op, inputs, out, forced)
+            if result is not None:
+                return result
+    return self.general(*as_python(args, nargs, names))
+
+
+cdef bint bind_names(_Function self, PyObject **values, PyObject *names, PyObject **inputs,
+                     PyObject **out, PyObject **dtype) except -1:
+    """Whether all keywords are parameters not yet given, out or dtype."""
+    cdef Py_ssize_t i
+    cdef int k
+    for i in range(PyTuple_GET_SIZE(names)):
+        name = <object>PyTuple_GET_ITEM(names, i)
+        if name == "out":
+            out[0] = NULL if values[i] == <PyObject *>None else values[i]
+        elif name == "dtype":
+            dtype[0] = NULL if values[i] == <PyObject *>None else values[i]
+        elif name in self.param_names:
+            k = self.ndata + self.param_names.index(name)
+            if inputs[k] != NULL:
+                return False
+            inputs[k] = values[i]
+        else:
+            return False
+    return True
+
+
+cdef tuple as_python(PyObject **args, int nargs, PyObject *names):
+    cdef int i
+    positional = tuple([<object>args[i] for i in range(nargs)])
+    named = {}
+    if names != NULL:
+        for i in range(PyTuple_GET_SIZE(names)):
+            named[<object>PyTuple_GET_ITEM(names, i)] = <object>args[nargs + i]
+    return positional, named
+
+
+DOCUMENTATION = """{formula}
+
+Parameters
+----------
+x : array_like
+    Any shape. float32 gives float32, float64 gives float64; integers and bool are converted as
+    NumPy's ufuncs convert them. float16 and bfloat16 have no native loop yet: TypeError.
+{parameters}out, where, casting, order, dtype, subok
+    As for any NumPy ufunc.
+
+Returns
+-------
+numpy.ndarray, of x's shape broadcast with the parameters'.
+
+Notes
+-----
+Source: {source}. A float32 result is at most {max_ulp} ULP from the exact one.
+Derivative: ``fastact.{name}.backward``.
+
+Examples
+--------
+>>> import numpy as np, fastact as fa
+>>> x = np.array([-2.0, 0.0, 3.0], dtype=np.float32)
+>>> fa.{name}(x{example}).dtype
+dtype('float32')
+"""
+
+BACKWARD_DOCUMENTATION = """The gradient with respect to x: dy times the derivative of {formula}
+
+Parameters
+----------
+dy : array_like
+    Gradient of the loss with respect to the result.
+x : array_like
+    The input of the forward call.
+{parameters}out : numpy.ndarray, optional
+    Where to write dx; dy itself is allowed.
+
+Returns
+-------
+{returns}
+
+Examples
+--------
+>>> import numpy as np, fastact as fa
+>>> x = np.array([-2.0, 0.0, 3.0], dtype=np.float32)
+>>> fa.{name}.backward(np.ones_like(x), x{example}){first}.dtype
+dtype('float32')
+"""
+
+
+cdef class Backward(_Function):
+    """dL/dx of an activation: ``fa.NAME.backward(dy, x, ..., out=None)``."""
+
+    cdef Activation owner
+
+    @property
+    def __doc__(self):
+        learned = self.takes_gradient()
+        return BACKWARD_DOCUMENTATION.format(
+            formula=self.owner.formula, name=self.owner.name, example=self.owner.example(),
+            parameters=self.owner.document_parameters(), first="[0]" if learned else "",
+            returns="(dx, d" + self.param_names[0] + "), the latter summed to the parameter's shape."
+            if learned else "numpy.ndarray")
+
+    def __reduce__(self):
+        return getattr, (self.owner, "backward")
+
+    def __repr__(self):
+        return f"<fastact activation {self.owner.name}.backward>"
+
+
+cdef class Activation(_Function):
+    """An activation function: callable like a NumPy ufunc, with parameters by name and a backward.
+
+    Attributes
+    ----------
+    name : str
+    parameters : mapping
+        Name -> default of each parameter; None where it is required (and learned).
+    formula : str
+    source : str
+        Where the function was published.
+    max_ulp : float
+        Largest error of the float32 forward, in units in the last place of the exact result.
+    ufunc : numpy.ufunc
+    backward : Backward
+        ``backward(dy, x, ...)``; has a ``ufunc`` of its own.
+    """
+
+    cdef readonly str formula
+    cdef readonly str source
+    cdef readonly double max_ulp
+    cdef readonly object parameters
+    cdef readonly Backward backward
+    cdef readonly int _row
+
+    def __init__(self, int row):
+        from types import MappingProxyType
+
+        if not 0 <= row < FA_ACTIVATION_COUNT:
+            raise ValueError(f"row: the table has rows 0 to {FA_ACTIVATION_COUNT - 1}, got {row}")
+        cdef const fa_activation_info *info = &api.activations[row]
+        self.init(row, False)
+        self._row = row
+        self.formula = (<bytes>info.formula).decode()
+        self.source = (<bytes>info.source).decode()
+        self.max_ulp = info.max_ulp
+        self.parameters = MappingProxyType(dict(zip(self.param_names, self.fallbacks)))
+        self.backward = Backward.__new__(Backward)
+        self.backward.init(row, True)
+        self.backward.owner = self
+
+    def document_parameters(self):
+        lines = ""
+        for name, fallback in self.parameters.items():
+            what = "required" if fallback is None else f"default {fallback}"
+            lines += (f"{name} : float or array_like, {what}\n"
+                      "    Broadcasts against x; a float counts as float64 and never promotes.\n")
+        return lines
+
+    def example(self):
+        """Arguments for the docstring's example: a value for each required parameter."""
+        return "".join(", 0.25" for fallback in self.fallbacks if fallback is None)
+
+    @property
+    def __doc__(self):
+        return DOCUMENTATION.format(
+            formula=self.formula, source=self.source, max_ulp=self.max_ulp, name=self.name,
+            parameters=self.document_parameters(), example=self.example())
+
+    def __reduce__(self):
+        return activation, (self.name,)
+
+    def __repr__(self):
+        return f"<fastact activation {self.name}: {self.formula}>"
+
+
+cdef Py_ssize_t vectorcall_offset(_Function f):
+    return <char *>&f.vectorcall - <char *><PyObject *>f
+
+
+activations = {}
+for _row in range(FA_ACTIVATION_COUNT):
+    _function = Activation(_row)
+    activations[_function.name] = _function
+for _type in (_Function, Backward, Activation):
+    set_vectorcall(<PyTypeObject *>_type, vectorcall_offset(_function))
+
+
+def activation(which):
+    """The Activation of a name, or the Activation itself.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Neither a name nor an Activation; no such name.
+    """
+    if isinstance(which, Activation):
+        return which
+    if not isinstance(which, str):
+        raise TypeError("activation: expected a name or a fastact Activation, "
+                        f"got {type(which).__name__}")
+    if which not in activations:
+        raise ValueError(f"activation: there is no {which!r}; accepted: {', '.join(activations)}")
+    return activations[which]

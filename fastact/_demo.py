@@ -579,12 +579,12 @@ def _draw_block(figure, results, rows, columns, series, label) -> None:
     scale, colour = (100, "#0072b2") if series == "accuracies" else (1, "#d55e00")
     curves = [[scale * value for value in getattr(result, series)] for result in results]
     epochs = range(1, len(curves[0]) + 1)
-    marker = "o" if len(epochs) == 1 else ""  # a line of one point cannot be seen
+    marker = "o" if len(epochs) == 1 else None  # a line of one point cannot be seen
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for ax, result, own in zip(axes, results, curves, strict=False):
         for curve in curves:
-            ax.plot(epochs, curve, marker, ls="-", color="0.8", lw=0.7)
-        ax.plot(epochs, own, marker, ls="-", color=colour, lw=1.8)
+            ax.plot(epochs, curve, marker=marker, color="0.8", lw=0.7)
+        ax.plot(epochs, own, marker=marker, color=colour, lw=1.8)
         if series == "accuracies":
             ax.axhline(100 * GOAL, color="0.3", lw=0.8, ls=":")
             ax.set_ylim(80, 100.5)

@@ -80,17 +80,15 @@ cdef extern from "api.h" nogil:
 
     ctypedef struct fa_api:
         const fa_activation_info *activations
-        int (*threads_for)(ptrdiff_t)
-        void (*elementwise)(const fa_op *, int, const ptrdiff_t *, const fa_operand *)
-        void (*ufunc_loop)(char **, const ptrdiff_t *, const ptrdiff_t *, void *)
-        fa_view (*make_view)(char *, fa_dtype, int, const ptrdiff_t *, const ptrdiff_t *, int)
+        int (*threads_for)(ptrdiff_t) noexcept nogil
+        void (*elementwise)(const fa_op *, int, const ptrdiff_t *, const fa_operand *) noexcept nogil
+        void (*ufunc_loop)(char **, const ptrdiff_t *, const ptrdiff_t *, void *) noexcept nogil
+        fa_view (*make_view)(char *, fa_dtype, int, const ptrdiff_t *, const ptrdiff_t *, int) noexcept nogil
         int (*batchnorm_forward)(const fa_batchnorm *, int, const fa_view *, const fa_view *,
-                                 fa_pair *, fa_pair *, const fa_affine *, double *)
+                                 fa_pair *, fa_pair *, const fa_affine *, double *) noexcept nogil
         int (*batchnorm_backward)(const fa_batchnorm *, int, const fa_view *, const fa_view *,
-                                  const fa_view *, const fa_affine *, const double *, fa_sums *)
-        int (*param_gradient)(const fa_batchnorm *, const fa_view *, const fa_view *, fa_sums *)
-
-    const fa_api fa_api_table
+                                  const fa_view *, const fa_affine *, const double *, fa_sums *) noexcept nogil
+        int (*param_gradient)(const fa_batchnorm *, const fa_view *, const fa_view *, fa_sums *) noexcept nogil
 
 
 cdef const fa_api *api

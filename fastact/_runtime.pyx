@@ -6,6 +6,10 @@ import sys
 from fastact._runtime cimport *
 
 
+cdef extern from "api.h" nogil:
+    const fa_api fa_api_table
+
+
 cdef extern from "dispatch.h" nogil:
     ctypedef struct fa_isa_table:
         const char *name

@@ -14,38 +14,37 @@ cnp.import_array()
 cnp.import_ufunc()
 
 
-cdef extern from "numpy/ufuncobject.h":
-    ctypedef int (*TypeResolver)(RawUFunc *, cnp.NPY_CASTING, PyObject **, PyObject *,
-                                 PyObject **) noexcept
-    ctypedef struct RawUFunc "PyUFuncObject":
-        int nin
-        const char *name
-        TypeResolver type_resolver
-
-
 cdef extern from *:
     """
     #define OPERAND_TYPE(op) PyArray_TYPE((PyArrayObject *)(op))
+    #define GET_RESOLVER(u) ((void *)((PyUFuncObject *)(u))->type_resolver)
+    #define SET_RESOLVER(u, f) \\
+        ((PyUFuncObject *)(u))->type_resolver = (PyUFunc_TypeResolutionFunc *)(f)
     #define CALL_RESOLVER(f, u, c, ops, t, out) \\
-        ((PyUFunc_TypeResolutionFunc *)(f))(u, c, (PyArrayObject **)(ops), t, (PyArray_Descr **)(out))
+        ((PyUFunc_TypeResolutionFunc *)(f))((PyUFuncObject *)(u), c, (PyArrayObject **)(ops), t, \\
+                                            (PyArray_Descr **)(out))
     """
+    int NPY_HALF
+    int NPY_USERDEF
     int OPERAND_TYPE(PyObject *)
-    int CALL_RESOLVER(void *, RawUFunc *, cnp.NPY_CASTING, PyObject **, PyObject *, PyObject **)
+    void *GET_RESOLVER(PyObject *)
+    void SET_RESOLVER(PyObject *, void *)
+    int CALL_RESOLVER(void *, PyObject *, cnp.NPY_CASTING, PyObject **, PyObject *, PyObject **)
 
 
 cdef void *numpys_resolver = NULL
 
 
-cdef int resolve(RawUFunc *ufunc, cnp.NPY_CASTING casting, PyObject **operands, PyObject *dtypes,
+cdef int resolve(PyObject *ufunc, cnp.NPY_CASTING casting, PyObject **operands, PyObject *dtypes,
                  PyObject **out) noexcept:
     """NumPy's choice of a loop, less the silent promotion of half-precision and user dtypes."""
     cdef int k, kind
     if dtypes == NULL:
-        for k in range(ufunc.nin):
+        for k in range((<cnp.ufunc>ufunc).nin):
             kind = OPERAND_TYPE(operands[k])
-            if kind == cnp.NPY_HALF or kind >= cnp.NPY_USERDEF:
+            if kind == NPY_HALF or kind >= NPY_USERDEF:
                 try:
-                    refuse((<bytes>ufunc.name).decode(), k, (<object>operands[k]).dtype)
+                    refuse((<object>ufunc).__name__, k, (<object>operands[k]).dtype)
                 except TypeError as error:
                     set_error(error)
                     return -1
@@ -105,9 +104,8 @@ cdef make_ufunc(int row, bint backward, str name, str doc):
     ufunc = cnp.PyUFunc_FromFuncAndData(functions, data, types, nloops, nin, nout, -1,
                                         keep(name), keep(doc), 0)
     global numpys_resolver
-    cdef RawUFunc *raw = <RawUFunc *><PyObject *>ufunc
-    numpys_resolver = <void *>raw.type_resolver
-    raw.type_resolver = <TypeResolver>resolve
+    numpys_resolver = GET_RESOLVER(<PyObject *>ufunc)
+    SET_RESOLVER(<PyObject *>ufunc, <void *>resolve)
     return ufunc
 
 
