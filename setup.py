@@ -19,13 +19,17 @@ from setuptools.command.build_ext import build_ext
 
 # Contraction is off: fused multiply-adds are explicit, so that every instruction set that has them
 # gives the same bits.  The last two let loops be vectorised; they change no result.
+# Jump threading makes a path for each side of a clamp, which vectorisation then evaluates one by one:
+# silu has 174 instructions with it and 127 without (gcc 12, AVX-512).
+# -fno-fast-math undoes an inherited -ffast-math; it resets the others too, so it stands first.
 NUMERICS = [
     "-O3",
+    "-g0",
+    "-fno-fast-math",
     "-std=c11",
     "-ffp-contract=off",
     "-fno-math-errno",
     "-fno-trapping-math",
-    "-fno-fast-math",
     "-fno-lto",
     "-fvisibility=hidden",
 ]
@@ -54,6 +58,10 @@ int main(void) {
     return n < 1;
 }
 """
+
+
+# gcc only; clang does not know it and does not need it.
+GCC_ONLY = ["-fno-thread-jumps"]
 
 
 def isas():
@@ -111,10 +119,16 @@ class BuildExt(build_ext):
                 output_dir=self.build_temp,
                 include_dirs=["csrc"],
                 # kernels are serial: no OpenMP in their objects
-                extra_postargs=[*NUMERICS, *WARNINGS, *isa_flags],
+                extra_postargs=[*NUMERICS, *WARNINGS, *self.gcc_only(), *isa_flags],
                 depends=HEADERS,
             )
         return objects
+
+    def gcc_only(self):
+        version = subprocess.run(
+            [*self.compiler.compiler_so[:1], "--version"], capture_output=True, text=True
+        )
+        return [] if "clang" in version.stdout else GCC_ONLY
 
     def build_macros(self, flags):
         macros = [(f"FA_HAVE_{isa.upper()}", "1") for isa in isas()]

@@ -56,12 +56,12 @@ FA_INLINE double FN(fa_prelu_param_gradient)(real dy, real x, double weight) {
 /* elu: x if x > 0 else alpha * expm1(x); derivative alpha at 0.  Any alpha with 2^-200 <= |alpha| <=
  * 2^200, or 0, keeps the bounds. */
 FA_INLINE real FN(fa_elu_value)(real x, double alpha) {
-    real low = n_finish(n_set(alpha), n_expm1(n_set(x)), 1.0);
+    real low = n_finish(n_set(alpha), n_expm1(n_set(FN(fa_floor_at)(x, -FA_TAIL))), 1.0);
     return x > 0 ? x : low;
 }
 FA_INLINE real FN(fa_elu_backward)(real dy, real x, double alpha) {
     double lift = n_lift(x < FA_LIFT_BELOW);
-    real low = n_finish(n_set(dy), n_mul(n_set(alpha), n_exp(n_set(x), lift)), lift);
+    real low = n_finish(n_set(dy), n_mul(n_set(alpha), n_exp(n_set(FN(fa_floor_at)(x, -FA_TAIL)), lift)), lift);
     return x > 0 ? dy : low;
 }
 
@@ -73,13 +73,13 @@ FA_INLINE real FN(fa_elu_backward)(real dy, real x, double alpha) {
 #endif
 FA_INLINE real FN(fa_selu_value)(real x) {
     real high = n_finish(n_set(x), FA_SELU_SCALE, 1.0);
-    real low = n_finish(FA_SELU_SCALE_ALPHA, n_expm1(n_set(x)), 1.0);
+    real low = n_finish(FA_SELU_SCALE_ALPHA, n_expm1(n_set(FN(fa_floor_at)(x, -FA_TAIL))), 1.0);
     return x > 0 ? high : low;
 }
 FA_INLINE real FN(fa_selu_backward)(real dy, real x) {
     double lift = n_lift(x < FA_LIFT_BELOW);
     real high = n_finish(n_set(dy), FA_SELU_SCALE, 1.0);
-    real low = n_finish(n_set(dy), n_mul(FA_SELU_SCALE_ALPHA, n_exp(n_set(x), lift)), lift);
+    real low = n_finish(n_set(dy), n_mul(FA_SELU_SCALE_ALPHA, n_exp(n_set(FN(fa_floor_at)(x, -FA_TAIL)), lift)), lift);
     return x > 0 ? high : low;
 }
 
@@ -90,8 +90,7 @@ FA_INLINE real FN(fa_sigmoid_value)(real x) {
     return n_finish(n_set(1.0), n_div(v.left, v.sum), lift);
 }
 FA_INLINE real FN(fa_sigmoid_backward)(real dy, real x) {
-    real y = FN(fa_clamp)(x, FA_TAIL);
-    y = y > 0 ? -y : y;
+    real y = FN(fa_floor_at)(FN(fa_minus_abs)(x), -FA_TAIL);
     double lift = n_lift(y < FA_LIFT_BELOW);
     n_logistic_parts v = n_logistic(n_set(y), lift);
     num slope = n_div(n_mul(v.left, v.right), n_mul(v.sum, v.sum));
@@ -99,10 +98,11 @@ FA_INLINE real FN(fa_sigmoid_backward)(real dy, real x) {
 }
 
 /* tanh; derivative 4 sigma(2x) sigma(-2x) = 1 / cosh^2, without 1 - tanh^2 */
-FA_INLINE real FN(fa_tanh_value)(real x) { return n_round(n_tanh(x)); }
+FA_INLINE real FN(fa_tanh_value)(real x) {
+    return n_round(n_tanh_half(FN(fa_clamp)(2 * x, FA_TAIL_TANH)));
+}
 FA_INLINE real FN(fa_tanh_backward)(real dy, real x) {
-    real y = FN(fa_clamp)(2 * x, FA_TAIL);
-    y = y > 0 ? -y : y;
+    real y = FN(fa_floor_at)(FN(fa_minus_abs)(2 * x), -FA_TAIL);
     double lift = n_lift(y < FA_LIFT_BELOW);
     n_logistic_parts v = n_logistic(n_set(y), lift);
     num slope = n_div(n_mul(n_mul(n_set(4.0), v.left), v.right), n_mul(v.sum, v.sum));
@@ -110,22 +110,17 @@ FA_INLINE real FN(fa_tanh_backward)(real dy, real x) {
 }
 
 /* gelu: x Phi(x); as max(x, 0) - |x| Phi(-|x|), which does not cancel.  Derivative Phi(x) + x phi(x),
- * i.e. g = e^(-x^2/2) (mills(|x|) - |x| / sqrt(2 pi)) for x <= 0 and 1 - g for x > 0. */
+ * i.e. g = Phi(-|x|) - |x| phi(x) for x <= 0 and 1 - g for x > 0. */
 FA_INLINE real FN(fa_gelu_value)(real x) {
     real c = FN(fa_clamp)(x, FA_TAIL_NORMAL);
-    real below = c > 0 ? -c : c;
     double lift = n_lift(x < -34.7);
-    n_normal_parts v = n_normal(c, lift);
-    real bulk = x < 0 ? 0 : x; /* keeps -0 */
-    return n_finish_add(bulk, n_mul(n_set(below), v.mills), v.kernel, lift);
+    real bulk = FN(fa_choose)(x < 0, 0, x); /* keeps -0 */
+    return n_finish_add(bulk, n_minus_abs(c), n_normal_tail(c, lift), lift);
 }
 FA_INLINE real FN(fa_gelu_backward)(real dy, real x) {
     real c = FN(fa_clamp)(x, FA_TAIL_NORMAL);
-    double lift = n_lift(c < -34.7);
-    n_normal_parts v = n_normal(c, lift);
-    real z = c > 0 ? -c : c;
-    num density = n_mul(n_set(z), n_pair(0x1.9884533d43651p-2, -0x1.cbc0d30ebfd15p-56));
-    num g = n_mul(v.kernel, n_add(v.mills, density));
+    double lift = n_lift(x < -34.7);
+    num g = n_normal_slope(c, lift);
     return n_finish(n_set(dy), n_select(x > 0, n_sub(n_set(1.0), g), g), lift);
 }
 
@@ -174,14 +169,14 @@ FA_INLINE real FN(fa_silu_backward)(real dy, real x) {
  * sigma(beta x).  beta > 0 in any format range 2^-900 to 2^900; a negative beta gives the formula's
  * value, -softplus(-x, -beta); beta = 0 gives inf. */
 FA_INLINE real FN(fa_softplus_value)(real x, double beta) {
-    num y = n_clamp(n_mul(n_set(x), n_set(beta)), FA_TAIL);
+    num y = n_product(x, beta);
     double lift = n_lift(n_hi(y) < FA_LIFT_BELOW);
     num inverse = n_div(n_set(1.0), n_set(beta));
-    real bulk = n_hi(y) > 0 ? x : 0;
+    real bulk = FN(fa_choose)((x > 0) == (beta > 0), x, 0);
     return n_finish_add(bulk, inverse, n_log1pexp(y, lift), lift);
 }
 FA_INLINE real FN(fa_softplus_backward)(real dy, real x, double beta) {
-    num y = n_clamp(n_mul(n_set(x), n_set(beta)), FA_TAIL);
+    num y = n_clamp(n_product(x, beta), FA_TAIL);
     double lift = n_lift(n_hi(y) < FA_LIFT_BELOW);
     n_logistic_parts v = n_logistic(y, lift);
     return n_finish(n_set(dy), n_div(v.left, v.sum), lift);

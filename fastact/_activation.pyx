@@ -105,10 +105,10 @@ cdef void bounds(cnp.ndarray a, char **low, char **high) noexcept:
 
 
 cdef bint may_overlap(cnp.ndarray a, cnp.ndarray b) noexcept:
-    cdef char *a_low
-    cdef char *a_high
-    cdef char *b_low
-    cdef char *b_high
+    cdef char *a_low = NULL
+    cdef char *a_high = NULL
+    cdef char *b_low = NULL
+    cdef char *b_high = NULL
     bounds(a, &a_low, &a_high)
     bounds(b, &b_low, &b_high)
     return a_low < b_high and b_low < a_high
@@ -299,9 +299,9 @@ cdef class _Function:
         self.name = (<bytes>info.name).decode()
         if backward:
             self.name += "_backward"
-        self.param_names = tuple((<bytes>info.params[p].name).decode() for p in range(info.nparams))
-        self.fallbacks = tuple(None if info.params[p].learned else info.params[p].fallback
-                               for p in range(info.nparams))
+        self.param_names = tuple([(<bytes>info.params[p].name).decode() for p in range(info.nparams)])
+        self.fallbacks = tuple([None if info.params[p].learned else info.params[p].fallback
+                                for p in range(info.nparams)])
         self.ufunc = getattr(_ufuncs, self.name)
 
     cdef bint takes_gradient(self):
@@ -374,7 +374,7 @@ cdef class _Function:
         if len(inputs) > 3:
             raise TypeError(f"{self.name}() takes 3 positional arguments, got {len(inputs)}; "
                             "pass out= by name")
-        dy, x, weight = (np.asarray(value) for value in inputs)
+        dy, x, weight = [np.asarray(value) for value in inputs]
         for k, value in enumerate((dy, x, weight)):
             if dtype_of(value) < 0:
                 self.ufunc(dy, x, weight)  # raises: NumPy finds no loop
@@ -410,8 +410,8 @@ cdef class _Function:
             dy, x, axis = dy[np.newaxis], x[np.newaxis], 0
         else:
             order = axes + [axis for axis in range(x.ndim) if axis not in axes]
-            dy, x = (np.ascontiguousarray(a.transpose(order)).reshape(weight.size, x.size // weight.size)
-                     for a in (dy, x))
+            shape = (weight.size, x.size // weight.size if weight.size else 0)
+            dy, x = [np.ascontiguousarray(a.transpose(order)).reshape(shape) for a in (dy, x)]
             axis = 0
         sums = np.zeros((weight.size, 6))
         values = np.ascontiguousarray(weight, dtype=np.float64).reshape(-1)
@@ -604,7 +604,7 @@ cdef class Activation(_Function):
 
     def example(self):
         """Arguments for the docstring's example: a value for each required parameter."""
-        return "".join(", 0.25" for fallback in self.fallbacks if fallback is None)
+        return ", 0.25" * self.fallbacks.count(None)
 
     @property
     def __doc__(self):

@@ -114,7 +114,7 @@ def _make_all():
         info = &api.activations[row]
         name = (<bytes>info.name).decode()
         formula = (<bytes>info.formula).decode()
-        params = "".join(f", {(<bytes>info.params[p].name).decode()}" for p in range(info.nparams))
+        params = "".join([f", {(<bytes>info.params[p].name).decode()}" for p in range(info.nparams)])
         globals()[name] = make_ufunc(row, False, name, f"{formula}\n\nInputs: x{params}.")
         outputs = "dx, and the parameter's gradient an element" if info.params[0].learned else "dx"
         globals()[f"{name}_backward"] = make_ufunc(

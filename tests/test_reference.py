@@ -74,7 +74,7 @@ def hard_points(count=60):
     zeros = zeros_of_slopes()[:, None]
     near = zeros + 10.0 ** np.arange(-16.0, 0.0) * np.array([1, -1])[:, None, None]
     switches = np.array([-1e3, -700, -350, -40, -10.8, -5, 0, 5, 40, 350, 700, 1e3])
-    switches = np.concatenate([switches, (zeros + [-0.5, 0, 0.5]).ravel()])
+    switches = np.concatenate([switches, np.add(zeros, [-0.5, 0, 0.5]).ravel()])
     special = [0.0, -0.0, 5e-324, -5e-324, TINY, -TINY, 1e-300, -1e-17, 1e300, LARGEST, -LARGEST]
     magnitudes = 10.0 ** rng.uniform(-320, 308, 2 * count)
     return np.concatenate(
@@ -120,7 +120,8 @@ def test_registry_lists_the_definitions():
         assert (value.__name__, backward.__name__) == (name, name + "_backward")
         names = [p.name for p in parameters(name)]
         assert list(inspect.signature(backward).parameters) == ["dy", "x", *names]
-        assert value.__doc__ and backward.__doc__
+        assert value.__doc__
+        assert backward.__doc__
 
 
 @each
@@ -223,7 +224,8 @@ def test_types(name):
         y, dx = value(given, *params), slope_times(backward, given, given, params)
         assert y.dtype == dx.dtype == np.float64
         np.testing.assert_array_equal(y, value(x.astype(np.float64), *params))
-    assert isinstance(value(1, *params), np.ndarray) and value(1, *params).shape == ()
+    assert isinstance(value(1, *params), np.ndarray)
+    assert value(1, *params).shape == ()
     assert value(np.empty((0, 2)), *params).shape == (0, 2)
     keywords = {p.name: v for p, v in zip(parameters(name), params, strict=True)}
     np.testing.assert_array_equal(value(x=x, **keywords), value(x, *params))
@@ -250,7 +252,7 @@ def test_silence(name):
     special = [np.inf, -np.inf, np.nan, LARGEST, -LARGEST, TINY, 5e-324, -0.0, 800.0, -740.0, -38.0]
     dy = np.array(special)[:, None]
     with np.errstate(all="raise"):
-        for params in settings(name) + [(LARGEST,) * len(parameters(name))]:
+        for params in [*settings(name), (LARGEST,) * len(parameters(name))]:
             reference.activations[name][0](special, *params)
             reference.activations[name][1](dy, special, *params)
 
@@ -275,7 +277,8 @@ def test_gradient_of_a_trained_parameter(name, shape):
     x, dy = rng.normal(size=(2, 3, 4, 5))
     weight = rng.normal(size=shape)
     dx, dweight = backward(dy, x, weight)
-    assert dx.shape == x.shape and dweight.shape == shape
+    assert dx.shape == x.shape
+    assert dweight.shape == shape
     for index in np.ndindex(shape):
         step = np.zeros(shape)
         step[index] = 0.5  # the value is linear in the parameter: differences are exact
@@ -379,7 +382,8 @@ def test_forward_is_the_formula(activation, shape, axis):
     z = (last - mean) / np.sqrt(var + 1e-2) * options["weight"] + options["bias"]
     params = options["activation_params"]
     want = z if activation is None else reference.activations[activation][0](z, **params)
-    assert y.shape == x.shape and y.dtype == np.float64
+    assert y.shape == x.shape
+    assert y.dtype == np.float64
     np.testing.assert_allclose(np.moveaxis(y, axis, -1), want, rtol=1e-12, atol=1e-13)
 
 
@@ -447,7 +451,8 @@ def test_running_statistics_one_without_the_other():
 @pytest.mark.parametrize("constant", [0.1, -1e-3, 12345.678, 1e30, 1e300])
 def test_a_constant_channel_gives_the_bias(constant, count):
     y, ctx = reference.batch_norm_forward(np.full((count, 1), constant), bias=np.array([0.7]))
-    assert ctx.mean[0] == constant and ctx.var[0] == 0
+    assert ctx.mean[0] == constant
+    assert ctx.var[0] == 0
     assert np.all(y == 0.7)
 
 
@@ -466,9 +471,11 @@ def test_an_offset_costs_no_accuracy(offset):
 
 def test_exact_stats():
     mean, var = reference.exact_stats([[1.0, 1e150], [2.0, -1e150], [4.0, 3.0]], axis=1)
-    assert mean.tolist() == [7 / 3, 1.0] and var[0] == 14 / 9
+    assert mean.tolist() == [7 / 3, 1.0]
+    assert var[0] == 14 / 9
     mean, var = reference.exact_stats(np.array([[2.0**53, 1.0, -(2.0**53), 0.0]]), axis=0)
-    assert mean.tolist() == [0.25] and var.tolist() == [2.0**105]
+    assert mean.tolist() == [0.25]
+    assert var.tolist() == [2.0**105]
 
 
 def test_the_context_can_be_used_again_and_not_changed():
@@ -519,7 +526,8 @@ def test_bad_arguments_change_nothing(error, match, bad):
     options = {"running_mean": mean, "running_var": var, "training": True, **bad}
     with pytest.raises(error, match=match):
         reference.batch_norm(np.arange(12.0).reshape(4, 3), **options)
-    assert mean.tolist() == [0.5] * 3 and var.tolist() == [1.5] * 3
+    assert mean.tolist() == [0.5] * 3
+    assert var.tolist() == [1.5] * 3
 
 
 def test_read_only_running_statistics_change_nothing():
@@ -569,8 +577,9 @@ def test_examples_run(document, monkeypatch):
     package = types.ModuleType("fastact")  # so that the page's import needs no compiled part
     package.reference = reference
     monkeypatch.setitem(sys.modules, "fastact", package)
-    text = document.read_text(encoding="utf-8")
-    names = dict(vars(reference)) if document == PATH else {}
+    own = document == PATH
+    text = reference.__doc__ if own else document.read_text(encoding="utf-8")
+    names = dict(vars(reference)) if own else {}
     example = doctest.DocTestParser().get_doctest(text, names, document.name, str(document), 0)
     failures = io.StringIO()
     result = doctest.DocTestRunner(verbose=False).run(example, out=failures.write)

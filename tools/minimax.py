@@ -1,10 +1,10 @@
 """Coefficients of csrc/vmath.h: minimax fits by the Remez exchange, in 60-digit arithmetic.
 
-Run it to print every coefficient list with the relative error of the fit before and after
-rounding the coefficients to float64 (or to a pair of float64):
+Run it to print every coefficient list with the relative error of the fit before
+the coefficients are rounded to float64 (the second number of a pair is what the first left over):
 
     python tools/minimax.py            # all fits
-    python tools/minimax.py mills_d    # one of them
+    python tools/minimax.py mills_dd   # one of them
 
 The fit minimises max |p(x)/q(x) / f(x) - 1|.  A rational fit solves, for a trial error E, the
 equations p(x_i) - f(x_i) (1 + (-1)^i E) q(x_i) = 0 at the n + 2 reference points, and repeats
@@ -91,3 +91,80 @@ def minimax(f, lo, hi, deg_p, deg_q=0, rounds=14):
         if worst < abs(level) * mp.mpf("1.001"):
             break
     return p, q, worst
+
+
+def chebyshev_fit(g, lo, hi, degree):
+    """Monomial coefficients of the interpolant in the Chebyshev nodes: near minimax."""
+    lo, hi = mp.mpf(lo), mp.mpf(hi)
+    mid, half, count = (lo + hi) / 2, (hi - lo) / 2, degree + 1
+    x = [mp.cos(mp.pi * (k + mp.mpf(1) / 2) / count) for k in range(count)]
+    a, b = mp.matrix(count, count), mp.matrix(count, 1)
+    for i in range(count):
+        t = mid + half * x[i]
+        b[i] = g(t)
+        for j in range(count):
+            a[i, j] = t**j
+    c = mp.lu_solve(a, b)
+    p = [c[j] for j in range(count)]
+    grid = [mid + half * mp.cos(mp.pi * k / 157) for k in range(158)]
+    return p, [mp.mpf(1)], max(abs(evaluate(p, [1], t) / g(t) - 1) for t in grid)
+
+
+# ---- the functions of vmath.h ---------------------------------------------------------------
+
+HALF_LN2 = mp.log(2) / 2 * mp.mpf("1.0000001")
+
+
+def expm1_over_r(r):
+    return mp.expm1(r) / r if r else mp.mpf(1)
+
+
+def tanh_half(s):  # tanh(r / 2) / r, s = r^2
+    return mp.tanh(mp.sqrt(s) / 2) / mp.sqrt(s) if s else mp.mpf(1) / 2
+
+
+def twice_atanh(s):  # 2 atanh(w) / w, s = w^2
+    return 2 * mp.atanh(mp.sqrt(s)) / mp.sqrt(s) if s else mp.mpf(2)
+
+
+def mills(z):  # Phi(-z) e^(z^2 / 2)
+    return mp.exp(z * z / 2) * mp.erfc(z / mp.sqrt(2)) / 2
+
+
+def expm1_rest(r):  # (e^r - 1 - r - r^2/2) / r^3
+    return (mp.expm1(r) - r - r * r / 2) / r**3 if abs(r) > mp.mpf(10) ** -12 else mp.mpf(1) / 6
+
+
+def twice_atanh_rest(s):  # (2 atanh(w) / w - 2) / s
+    return (twice_atanh(s) - 2) / s if s > mp.mpf(10) ** -20 else mp.mpf(2) / 3
+
+
+def mills_of_t(t):  # (z + 4) mills(z), t = (z - 4) / (z + 4)
+    z = 4 * (1 + t) / (1 - t)
+    return (z + 4) * mills(z)
+
+
+FITS = {
+    "expm1_d": lambda: minimax(expm1_over_r, -HALF_LN2, HALF_LN2, 6),
+    "exp_ratio_d": lambda: minimax(tanh_half, 0, HALF_LN2**2, 1, 1),
+    "tanh_d": lambda: minimax(tanh_half, 0, HALF_LN2**2, 1, 2),
+    "log1p_d": lambda: minimax(twice_atanh, 0, mp.mpf(1) / 9, 5),
+    "mills_d": lambda: minimax(mills, 0, 20, 5, 6),
+    "expm1_dd": lambda: minimax(expm1_rest, -HALF_LN2, HALF_LN2, 10),
+    "log1p_dd": lambda: minimax(twice_atanh_rest, 0, mp.mpf(1) / 9, 10),
+    "mills_dd": lambda: chebyshev_fit(mills_of_t, -1, mp.mpf(51) / 59, 26),
+}
+
+
+def show(name):
+    p, q, worst = FITS[name]()
+    print(f"{name}: relative error 2^{mp.nstr(mp.log(worst, 2), 4)}")
+    for label, coefficients in (("p", p), ("q", q)):
+        for i, c in enumerate(coefficients):
+            hi = float(c)
+            print(f"  {label}{i:<2} {hi.hex()}  {float(c - mp.mpf(hi)).hex()}")
+
+
+if __name__ == "__main__":
+    for fit in sys.argv[1:] or FITS:
+        show(fit)
