@@ -1,8 +1,8 @@
 """Builds the extension modules.
 
-The kernels (csrc/isa_*.c) are the same source compiled once per instruction set, each into an object
-of its own with its own flags; one is picked at run time.  All C code is linked into one module,
-fastact._runtime; the others reach it through the table of functions in csrc/api.h.
+The kernels (csrc/isa_*.c) are the same source compiled once per instruction set, each into an
+object of its own with its own flags; one is picked at run time.  All C code is linked into one
+module, fastact._runtime; the others reach it through the table of functions in csrc/api.h.
 """
 
 import os
@@ -19,8 +19,6 @@ from setuptools.command.build_ext import build_ext
 
 # Contraction is off: fused multiply-adds are explicit, so that every instruction set that has them
 # gives the same bits.  The last two let loops be vectorised; they change no result.
-# Jump threading makes a path for each side of a clamp, which vectorisation then evaluates one by one:
-# silu has 174 instructions with it and 127 without (gcc 12, AVX-512).
 # -fno-fast-math undoes an inherited -ffast-math; it resets the others too, so it stands first.
 NUMERICS = [
     "-O3",
@@ -44,10 +42,23 @@ X86 = {
 ARM = {"neon": [], "baseline": []}
 ISAS = {"x86_64": X86, "amd64": X86, "aarch64": ARM, "arm64": ARM}
 
-C_SOURCES = ["api", "batchnorm", "dispatch", "elementwise", "memory", "parallel", "strided", "view"]
+C_SOURCES = [
+    "api",
+    "batchnorm",
+    "batchnorm_channels",
+    "batchnorm_rows",
+    "dispatch",
+    "elementwise",
+    "memory",
+    "parallel",
+    "strided",
+    "view",
+]
 MODULES = ["_runtime", "_ufuncs", "_kernels", "_activation"]
-HEADERS = sorted(map(str, Path("csrc").glob("*.[h]"))) + sorted(map(str, Path("csrc").glob("*.inc")))
-HEADERS += ["csrc/activations.def", "fastact/_runtime.pxd"]
+HEADERS = [
+    *(str(path) for kind in ("h", "inc", "def") for path in sorted(Path("csrc").glob(f"*.{kind}"))),
+    "fastact/_runtime.pxd",
+]
 
 OPENMP_PROBE = """
 #include <omp.h>
@@ -60,7 +71,8 @@ int main(void) {
 """
 
 
-# gcc only; clang does not know it and does not need it.
+# Jump threading makes a path for each side of a clamp, and vectorisation then evaluates them all:
+# silu has 174 instructions with it and 127 without (gcc 12, AVX-512). clang does not know the flag.
 GCC_ONLY = ["-fno-thread-jumps"]
 
 

@@ -54,7 +54,7 @@ FA_INLINE double FN(fa_prelu_param_gradient)(real dy, real x, double weight) {
 }
 
 /* elu: x if x > 0 else alpha * expm1(x); derivative alpha at 0.  Any alpha with 2^-200 <= |alpha| <=
- * 2^200, or 0, keeps the bounds. */
+ * 2^115, or 0, keeps the bounds. */
 FA_INLINE real FN(fa_elu_value)(real x, double alpha) {
     real low = n_finish(n_set(alpha), n_expm1(n_set(FN(fa_floor_at)(x, -FA_TAIL))), 1.0);
     return x > 0 ? x : low;
@@ -145,12 +145,12 @@ FA_INLINE real FN(fa_gelu_tanh_backward)(real dy, real x) {
     num y = n_mul(c, n_add(FA_GELU_TANH_A, bxx));
     num x_dy = n_add(y, n_mul(n_mul(n_set(2.0), c), bxx)); /* x y' = y + 2 b x^3 */
     double lift = n_lift(n_hi(y) < FA_LIFT_BELOW);
-    n_logistic_parts v = n_logistic(y, lift);
+    n_logistic_parts v = n_logistic_fine(y, lift);
     num top = n_mul(v.left, n_add(v.sum, n_mul(x_dy, v.right)));
     return n_finish(n_set(dy), n_div(top, n_mul(v.sum, v.sum)), lift);
 }
 
-/* silu: x sigma(x); derivative sigma (1 + x (1 - sigma)) */
+/* silu: x sigma(x); derivative sigma (1 + x (1 - sigma)), zero at -1.278, hence the fine logistic */
 FA_INLINE real FN(fa_silu_value)(real x) {
     real low = FN(fa_floor_at)(x, -FA_TAIL); /* not -inf * 0 */
     double lift = n_lift(x < FA_LIFT_BELOW);
@@ -160,7 +160,7 @@ FA_INLINE real FN(fa_silu_value)(real x) {
 FA_INLINE real FN(fa_silu_backward)(real dy, real x) {
     num c = n_set(FN(fa_clamp)(x, FA_TAIL));
     double lift = n_lift(x < FA_LIFT_BELOW);
-    n_logistic_parts v = n_logistic(c, lift);
+    n_logistic_parts v = n_logistic_fine(c, lift);
     num top = n_mul(v.left, n_add(v.sum, n_mul(c, v.right)));
     return n_finish(n_set(dy), n_div(top, n_mul(v.sum, v.sum)), lift);
 }

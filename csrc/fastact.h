@@ -16,7 +16,7 @@
 enum {
     FA_LANES = 16,   /* a kernel's range is a multiple of this: no kernel has a tail loop */
     FA_BLOCK = 1024, /* elements a reduction block; also the tile of the drivers: 4 KiB of float32 */
-    FA_GROUP = 16,   /* neighbouring channels reduced together in channels-last layouts */
+    FA_GROUP = 64,   /* at most so many neighbouring channels are reduced together: 24 KiB of lanes */
     FA_MAX_PARAMS = 2,
     FA_MAX_NDIM = 64,
     FA_MAX_OPERANDS = 3 + FA_MAX_PARAMS + 1 /* dy, x, parameters, dx, dparameter */
@@ -98,20 +98,30 @@ static inline fa_slope fa_slope_at(const fa_slope *s, ptrdiff_t c)
     return (fa_slope){s->g_mean + c, s->slope + c};
 }
 
-/* BatchNorm kernels of one dtype; `real` is float or double. */
+/* Accumulators of FA_GROUP channels: [sum][high or low part][lane][channel]. */
+typedef struct {
+    _Alignas(64) double lanes[3][2][FA_LANES][FA_GROUP];
+} fa_group;
+
+/* BatchNorm kernels of one dtype; `real` is float or double.  Rows hold neighbouring channels; strides
+ * are in elements; `width` of a group is a multiple of FA_LANES, of `*_rows` anything. */
 typedef struct {
     /* moments of a block: n real elements, padded with x[0] to a multiple of FA_LANES */
     void (*block_moments)(const void *x, ptrdiff_t n, fa_moments *out);
-    /* the same of FA_GROUP neighbouring channels: row r starts at x + r * stride (in elements) */
-    void (*group_moments)(const void *x, ptrdiff_t rows, ptrdiff_t stride, fa_moments *out);
+    /* the same of neighbouring channels: row r belongs to lane r % FA_LANES; shift: the block's first row */
+    void (*group_moments)(fa_group *sums, const void *x, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t width,
+                          const void *shift);
+    void (*finish_moments)(fa_group *sums, ptrdiff_t n, ptrdiff_t width, const void *shift, fa_moments *out);
     /* merges the moments of consecutive blocks of `total` elements in a fixed tree; overwrites parts */
     fa_moments (*merge_moments)(fa_moments *parts, ptrdiff_t total);
     /* sums over a block; g, x (and dparam, unless NULL) padded with zeros to a multiple of FA_LANES */
     void (*block_sums)(const void *g, const void *x, const double *dparam, ptrdiff_t n,
                        const fa_affine *channel, fa_sums *out);
-    /* the same of FA_GROUP channels; dparam is packed: row r starts at dparam + r * FA_GROUP */
-    void (*group_sums)(const void *g, ptrdiff_t g_stride, const void *x, ptrdiff_t x_stride,
-                       const double *dparam, ptrdiff_t rows, const fa_affine *channels, fa_sums *out);
+    /* the same of neighbouring channels; dparam, unless NULL, is packed */
+    void (*group_sums)(fa_group *sums, const void *g, ptrdiff_t g_stride, const void *x, ptrdiff_t x_stride,
+                       const double *dparam, ptrdiff_t rows, ptrdiff_t width, const double *mean_hi,
+                       const double *mean_lo);
+    void (*finish_sums)(fa_group *sums, ptrdiff_t width, fa_sums *out);
     fa_sums (*merge_sums)(fa_sums *parts, ptrdiff_t nparts);
     fa_pair (*divide)(fa_pair a, double n);
     /* statistics -> what normalising needs; weight and bias NULL for 1 and 0 */
@@ -119,12 +129,13 @@ typedef struct {
                    double eps, ptrdiff_t channels, const fa_affine *out, double *rstd);
     /* normalise n elements of one channel (n a multiple of FA_LANES) ... */
     void (*normalize)(const void *x, void *z, ptrdiff_t n, const fa_affine *channel);
-    /* ... or of n neighbouring channels (any n) */
-    void (*normalize_row)(const void *x, void *z, ptrdiff_t n, const fa_affine *channels);
+    /* ... or rows of neighbouring channels; z is packed */
+    void (*normalize_rows)(const void *x, ptrdiff_t stride, void *z, ptrdiff_t rows, ptrdiff_t width,
+                           const fa_affine *channels);
     void (*apply)(const void *g, const void *x, void *dx, ptrdiff_t n, const fa_affine *channel,
                   const fa_slope *slope);
-    void (*apply_row)(const void *g, const void *x, void *dx, ptrdiff_t n, const fa_affine *channels,
-                      const fa_slope *slopes);
+    void (*apply_rows)(const void *g, ptrdiff_t g_stride, const void *x, ptrdiff_t x_stride, void *dx,
+                       ptrdiff_t rows, ptrdiff_t width, const fa_affine *channels, const fa_slope *slopes);
 } fa_batchnorm_kernels;
 
 typedef struct {

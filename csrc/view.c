@@ -6,7 +6,10 @@ fa_view fa_make_view(char *data, fa_dtype dtype, int ndim, const ptrdiff_t *shap
                      int axis)
 {
     fa_view v = {.data = data, .dtype = dtype, .channel_stride = strides[axis]};
+    v.end = data + fa_itemsize[dtype];
     for (int a = 0; a < ndim; a++) {
+        if (strides[a] > 0)
+            v.end += (shape[a] - 1) * strides[a];
         if (a == axis || shape[a] == 1)
             continue;
         int last = v.ndim - 1;

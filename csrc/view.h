@@ -9,6 +9,7 @@ typedef struct {
     char *data;
     fa_dtype dtype;
     ptrdiff_t channel_stride; /* bytes */
+    char *end;                /* past the last byte: up to here memory may be read */
     int ndim;                 /* axes other than the channel's, merged where memory allows; at least 1 */
     ptrdiff_t shape[FA_MAX_NDIM];
     ptrdiff_t strides[FA_MAX_NDIM];

@@ -34,6 +34,7 @@
 #undef n_tanh_half
 #undef n_log1pexp
 #undef n_logistic
+#undef n_logistic_fine
 #undef n_logistic_parts
 #undef n_normal_tail
 #undef n_normal_slope
@@ -75,6 +76,7 @@ typedef uint32_t fa_pattern_f32;
 #define n_tanh_half(y) fa_tanh_half_d(y)
 #define n_log1pexp(y, lift) ((void)(lift), fa_log1pexp_d(y))
 #define n_logistic(y, lift) ((void)(lift), fa_logistic_d(y))
+#define n_logistic_fine(y, lift) ((void)(lift), fa_logistic_fine_d(y))
 #define n_logistic_parts fa_logistic_parts_d
 #define n_normal_tail(x, lift) ((void)(lift), fa_normal_tail_d(x))
 #define n_normal_slope(x, lift) ((void)(lift), fa_normal_slope_d(x))
@@ -117,11 +119,12 @@ typedef uint64_t fa_pattern_f64;
 #define n_tanh_half(y) fa_tanh_half_dd(y)
 #define n_log1pexp(y, lift) fa_log1pexp_dd((y), (lift))
 #define n_logistic(y, lift) fa_logistic_dd((y), (lift))
+#define n_logistic_fine(y, lift) fa_logistic_dd((y), (lift))
 #define n_logistic_parts fa_logistic_parts_dd
 #define n_normal_tail(x, lift) fa_normal_tail_dd((x), (lift))
 #define n_normal_slope(x, lift) fa_normal_slope_dd((x), (lift))
 
-#define FA_TAIL 1500.0
+#define FA_TAIL 1535.0
 #define FA_TAIL_TANH 80.0
 #define FA_TAIL_NORMAL 54.5
 #define FA_TAIL_CUBIC 27.5

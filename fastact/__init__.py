@@ -51,7 +51,7 @@ else:
     activations = _MappingProxyType(_activations)
     globals().update(_activations)
 
-    __all__ = [  # noqa: PLE0604, RUF022
+    __all__ = [
         *_activations,
         "Activation",
         "BatchNorm",

@@ -20,7 +20,13 @@ class Backward:
     name: Final[str]
     ufunc: Final[np.ufunc]
     def __call__(
-        self, dy: ArrayLike, x: ArrayLike, /, *args: Any, out: NDArray[Any] | None = ..., **kwargs: Any
+        self,
+        dy: ArrayLike,
+        x: ArrayLike,
+        /,
+        *args: Any,
+        out: NDArray[Any] | None = ...,
+        **kwargs: Any,
     ) -> Any: ...
 
 class Activation:

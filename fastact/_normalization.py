@@ -132,7 +132,7 @@ def _per_channel(name: str, value: object, channels: int) -> np.ndarray | None:
     array = _real_values(name, value)
     if array.shape != (channels,):
         raise ValueError(
-            f"{name}: shape {array.shape} is not accepted; expected ({channels},), a value a channel"
+            f"{name}: shape {array.shape} is not accepted; expected ({channels},), one a channel"
         )
     return array
 
@@ -682,7 +682,8 @@ class BatchNorm:
         for key, value in arrays.items():
             if value.shape != own[key].shape:
                 raise ValueError(
-                    f"state[{key!r}]: shape {value.shape} is not accepted; expected {own[key].shape}"
+                    f"state[{key!r}]: shape {value.shape} is not accepted; "
+                    f"expected {own[key].shape}"
                 )
         batches = int(np.asarray(state.get("num_batches_tracked", 0)))
         for key, value in arrays.items():

@@ -1,4 +1,4 @@
-"""Writes what follows from the table but cannot be computed at import: the stub and the docs' tables.
+"""Writes what follows from the table but is not made at import: the stub and the docs' tables.
 
 ``python tools/generate.py`` writes; with ``--check`` it only says what is out of date and exits 1.
 """
@@ -32,7 +32,13 @@ class Backward:
     name: Final[str]
     ufunc: Final[np.ufunc]
     def __call__(
-        self, dy: ArrayLike, x: ArrayLike, /, *args: Any, out: NDArray[Any] | None = ..., **kwargs: Any
+        self,
+        dy: ArrayLike,
+        x: ArrayLike,
+        /,
+        *args: Any,
+        out: NDArray[Any] | None = ...,
+        **kwargs: Any,
     ) -> Any: ...
 
 class Activation:

@@ -3,7 +3,7 @@
 Run it to print every coefficient list with the relative error of the fit before
 the coefficients are rounded to float64 (the second number of a pair is what the first left over):
 
-    python tools/minimax.py            # all fits
+    python tools/minimax.py            # all fits and constants
     python tools/minimax.py mills_dd   # one of them
 
 The fit minimises max |p(x)/q(x) / f(x) - 1|.  A rational fit solves, for a trial error E, the
@@ -13,6 +13,7 @@ Source of the method: E. W. Cheney, Introduction to Approximation Theory (1966),
 """
 
 import sys
+from itertools import pairwise
 
 import mpmath as mp
 
@@ -20,26 +21,25 @@ mp.mp.dps = 60
 
 
 def chebyshev_nodes(lo, hi, count):
-    return [
-        (lo + hi) / 2 - (hi - lo) / 2 * mp.cos(mp.pi * i / (count - 1)) for i in range(count)
-    ]
+    return [(lo + hi) / 2 - (hi - lo) / 2 * mp.cos(mp.pi * i / (count - 1)) for i in range(count)]
 
 
 def solve_reference(f_values, nodes, deg_p, deg_q):
     """Coefficients and levelled error on one reference; q is monic in its constant term."""
     error = mp.mpf(0)
+    q = [mp.mpf(1)]
     for _ in range(60 if deg_q else 1):
         size = deg_p + deg_q + 2
         a = mp.matrix(size, size)
         b = mp.matrix(size, 1)
-        for i, (x, fx) in enumerate(zip(nodes, f_values)):
+        for i, (x, fx) in enumerate(zip(nodes, f_values, strict=True)):
             sign = 1 if i % 2 else -1
             for j in range(deg_p + 1):
                 a[i, j] = x**j
             for j in range(1, deg_q + 1):
                 a[i, deg_p + j] = -fx * (1 + sign * error) * x**j
             # the error of this round appears once more, times q of the round before
-            q_old = 1 if not deg_q or error == 0 else sum(c * x**j for j, c in enumerate(q))
+            q_old = 1 if not deg_q or error == 0 else mp.polyval(q[::-1], x)
             a[i, size - 1] = -sign * fx * q_old
             b[i] = fx * (1 + sign * error) if deg_q and error != 0 else fx
         s = mp.lu_solve(a, b)
@@ -61,7 +61,7 @@ def evaluate(p, q, x):
 def extrema(err, lo, hi, nodes, grid=24):
     """One extremum of the error for each sign alternation, searched around the reference."""
     points = []
-    edges = [lo] + [(u + v) / 2 for u, v in zip(nodes, nodes[1:])] + [hi]
+    edges = [lo] + [(u + v) / 2 for u, v in pairwise(nodes)] + [hi]
     for i in range(len(nodes)):
         u, v = edges[i], edges[i + 1]
         xs = [u + (v - u) * j / grid for j in range(grid + 1)]
@@ -84,10 +84,12 @@ def minimax(f, lo, hi, deg_p, deg_q=0, rounds=14):
     for _ in range(rounds):
         values = [f(x) for x in nodes]
         p, q, level = solve_reference(values, nodes, deg_p, deg_q)
-        err = lambda x: evaluate(p, q, x) / f(x) - 1  # noqa: E731
-        new = extrema(err, lo, hi, nodes)
-        worst = max(abs(err(x)) for x in new)
-        nodes = new
+
+        def err(x, p=p, q=q):
+            return evaluate(p, q, x) / f(x) - 1
+
+        nodes = extrema(err, lo, hi, nodes)
+        worst = max(abs(err(x)) for x in nodes)
         if worst < abs(level) * mp.mpf("1.001"):
             break
     return p, q, worst
@@ -150,10 +152,41 @@ FITS = {
     "tanh_d": lambda: minimax(tanh_half, 0, HALF_LN2**2, 1, 2),
     "log1p_d": lambda: minimax(twice_atanh, 0, mp.mpf(1) / 9, 5),
     "mills_d": lambda: minimax(mills, 0, 20, 5, 6),
+    "mills_fine_d": lambda: minimax(mills, 0, 20, 6, 7),
     "expm1_dd": lambda: minimax(expm1_rest, -HALF_LN2, HALF_LN2, 10),
     "log1p_dd": lambda: minimax(twice_atanh_rest, 0, mp.mpf(1) / 9, 10),
     "mills_dd": lambda: chebyshev_fit(mills_of_t, -1, mp.mpf(51) / 59, 26),
 }
+
+
+SELU_SCALE = mp.mpf("1.0507009873554804934193349852946")
+SELU_ALPHA = mp.mpf("1.6732632423543772848170429916717")
+GELU_TANH_A = 2 * mp.sqrt(2 / mp.pi)
+
+CONSTANTS = {
+    "log2e": 1 / mp.log(2),
+    "ln2": mp.log(2),
+    "density": 1 / mp.sqrt(2 * mp.pi),
+    "selu_scale": SELU_SCALE,
+    "selu_scale_alpha": SELU_SCALE * SELU_ALPHA,
+    "gelu_tanh_a": GELU_TANH_A,
+    "gelu_tanh_b": GELU_TANH_A * mp.mpf("0.044715"),
+    "one_third": mp.mpf(1) / 3,  # log1p_dd takes this pair for half of its p0
+}
+
+
+def ln2_in_parts():
+    """ln2 in parts of 40 bits, the last of 53: k times a part is exact for |k| < 2^13."""
+    parts, rest = [], mp.log(2)
+    for scale in (40, 80):
+        parts.append(mp.floor(rest * mp.mpf(2) ** scale) / mp.mpf(2) ** scale)
+        rest -= parts[-1]
+    return [*parts, rest]
+
+
+def pair(c):
+    hi = float(c)
+    return f"{hi.hex()}  {float(c - mp.mpf(hi)).hex()}"
 
 
 def show(name):
@@ -161,10 +194,13 @@ def show(name):
     print(f"{name}: relative error 2^{mp.nstr(mp.log(worst, 2), 4)}")
     for label, coefficients in (("p", p), ("q", q)):
         for i, c in enumerate(coefficients):
-            hi = float(c)
-            print(f"  {label}{i:<2} {hi.hex()}  {float(c - mp.mpf(hi)).hex()}")
+            print(f"  {label}{i:<2} {pair(c)}")
 
 
 if __name__ == "__main__":
     for fit in sys.argv[1:] or FITS:
         show(fit)
+    if not sys.argv[1:]:
+        for constant, value in CONSTANTS.items():
+            print(f"{constant}: {pair(value)}")
+        print("ln2 in parts:", *(float(part).hex() for part in ln2_in_parts()))

@@ -1,0 +1,81 @@
+/* What the parts of the BatchNorm driver share; see batchnorm.c. */
+#ifndef FASTACT_BATCHNORM_JOB_H
+#define FASTACT_BATCHNORM_JOB_H
+
+#include "batchnorm.h"
+
+/* A thread's tiles. */
+typedef struct {
+    _Alignas(64) double x[FA_BLOCK], dy[FA_BLOCK], z[FA_BLOCK], g[FA_BLOCK], dparam[FA_BLOCK];
+} fa_scratch;
+
+/* How the second pass cuts channels that lie side by side: tiles of `rows` x `columns` elements of an
+ * array with `width` columns, which is a whole number of rows of x where those are short. */
+typedef struct {
+    ptrdiff_t width, rows, columns, count; /* count: rows of that array; the remainder is shorter */
+    ptrdiff_t repeat;                      /* width / channels */
+    fa_affine affine;                      /* of `width` channels */
+    fa_slope slope;
+    const double *params[FA_MAX_PARAMS]; /* a whole tile of them, where there is a value a channel */
+    double *memory;
+} fa_row_plan;
+
+typedef struct {
+    const fa_batchnorm *bn;
+    const fa_batchnorm_kernels *kernels;
+    const fa_activation_kernels *activation; /* NULL: none */
+    void (*stream)(void *, const void *, size_t);
+    int training, backward, threads;
+    int bare;    /* no normalisation: z is x, and there is no second pass */
+    int by_rows; /* channels lie side by side */
+    ptrdiff_t itemsize, blocks;
+    ptrdiff_t run, run_tiles, tiles; /* second pass, channels apart: see fa_plan_channels */
+    const fa_view *dy, *x, *out;     /* out: y or dx */
+    fa_pair *mean, *var;
+    const fa_affine *affine;
+    double *rstd;
+    fa_sums *sums;
+    fa_slope slope;
+    void *parts; /* fa_moments or fa_sums, [channel][block], or a channel's a worker */
+    fa_scratch *scratch;
+    fa_group *groups;
+    fa_row_plan rows;
+} fa_job;
+
+static inline ptrdiff_t fa_padded(ptrdiff_t n)
+{
+    return (n + FA_LANES - 1) & -(ptrdiff_t)FA_LANES;
+}
+
+static inline ptrdiff_t fa_at_most(ptrdiff_t n, ptrdiff_t limit)
+{
+    return n < limit ? n : limit;
+}
+
+static inline size_t fa_part_size(const fa_job *j)
+{
+    return j->backward ? sizeof(fa_sums) : sizeof(fa_moments);
+}
+
+/* batchnorm.c: merges the parts of channel c, and makes of them what the second pass needs. */
+void fa_finish_channel(const fa_job *j, ptrdiff_t c, void *parts);
+/* The channel's parameters of the activation. */
+void fa_channel_params(const fa_job *j, ptrdiff_t c, const double **params);
+
+/* batchnorm_channels.c: channels apart. */
+void fa_plan_channels(fa_job *j);
+void fa_reduce_block(const fa_job *j, ptrdiff_t c, ptrdiff_t block, void *parts, fa_scratch *s);
+/* Tasks: whole channels; blocks of channels; tiles of channels. */
+void fa_whole_channels(void *job, ptrdiff_t begin, ptrdiff_t end, int worker);
+void fa_reduce_blocks(void *job, ptrdiff_t begin, ptrdiff_t end, int worker);
+void fa_second_pass_tiles(void *job, ptrdiff_t begin, ptrdiff_t end, int worker);
+
+/* batchnorm_rows.c: channels side by side. */
+ptrdiff_t fa_row_units(const fa_job *j);     /* tasks of fa_reduce_units a block */
+ptrdiff_t fa_row_tiles(const fa_job *j);     /* tasks of fa_second_pass_rows */
+int fa_plan_rows(fa_job *j);                 /* -1: no memory */
+void fa_fill_row_plan(fa_job *j);            /* between the passes */
+void fa_reduce_units(void *job, ptrdiff_t begin, ptrdiff_t end, int worker);
+void fa_second_pass_rows(void *job, ptrdiff_t begin, ptrdiff_t end, int worker);
+
+#endif

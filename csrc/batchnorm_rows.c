@@ -1,0 +1,329 @@
+/* BatchNorm where the channels of an element lie side by side: NHWC, (N, C). */
+#include <stdlib.h>
+#include <string.h>
+
+#include "batchnorm_job.h"
+
+static char *row_address(const fa_view *v, ptrdiff_t row, ptrdiff_t c)
+{
+    return v->data + row * v->strides[0] + c * v->channel_stride;
+}
+
+/* ---- first pass ------------------------------------------------------------------------------------ */
+
+/* A unit is a group of channels. With fewer channels than lanes, it is one channel, gathered. */
+ptrdiff_t fa_row_units(const fa_job *j)
+{
+    const ptrdiff_t c = j->bn->channels;
+    return c < FA_LANES ? c : (c + FA_GROUP - 1) / FA_GROUP;
+}
+
+/* Some rows of a group of channels: in place, or, where the group is not a multiple of FA_LANES wide,
+ * padded with zeros to such a width.  *stride is in elements. */
+static const char *group_tile(const fa_job *j, const fa_view *v, ptrdiff_t row, ptrdiff_t c, ptrdiff_t rows,
+                              ptrdiff_t channels, void *buffer, ptrdiff_t *stride)
+{
+    const ptrdiff_t width = fa_padded(channels), size = j->itemsize;
+    char *at = buffer;
+    if (width == channels) {
+        *stride = v->strides[0] / size;
+        return row_address(v, row, c);
+    }
+    *stride = width;
+    for (ptrdiff_t r = 0; r < rows; r++, at += width * size) {
+        memcpy(at, row_address(v, row + r, c), (size_t)(channels * size));
+        memset(at + channels * size, 0, (size_t)((width - channels) * size));
+    }
+    return buffer;
+}
+
+/* A tile of FA_LANES rows in the first-level cache: z, then g = dy * activation'(z), both packed. */
+static const void *gradient_tile(const fa_job *j, ptrdiff_t c, ptrdiff_t rows, ptrdiff_t width, const char *x,
+                                 ptrdiff_t x_stride, const char *dy, ptrdiff_t dy_stride, fa_scratch *s,
+                                 const double *const *params, const double **dparam)
+{
+    const int kind = j->bn->params_per_channel ? FA_VARYING : FA_UNIFORM;
+    const ptrdiff_t size = j->itemsize, n = rows * width;
+    const fa_affine affine = fa_affine_at(j->affine, c);
+    char *packed = (char *)s->g;
+    for (ptrdiff_t r = 0; r < rows; r++)
+        memcpy(packed + r * width * size, dy + r * dy_stride * size, (size_t)(width * size));
+    if (j->bare)
+        for (ptrdiff_t r = 0; r < rows; r++)
+            memcpy((char *)s->z + r * width * size, x + r * x_stride * size, (size_t)(width * size));
+    else
+        j->kernels->normalize_rows(x, x_stride, s->z, rows, width, &affine);
+    if (j->activation->param_gradient[kind]) {
+        j->activation->param_gradient[kind](packed, s->z, s->dparam, n, params);
+        *dparam = s->dparam;
+    }
+    j->activation->backward[kind](packed, s->z, packed, n, params);
+    return packed;
+}
+
+/* The parameters of a group, a tile of them where there is a value a channel. */
+static void group_params(const fa_job *j, ptrdiff_t c, ptrdiff_t channels, double *tile,
+                         const double **params)
+{
+    const ptrdiff_t width = fa_padded(channels);
+    fa_channel_params(j, c, params);
+    if (!j->bn->params_per_channel)
+        return;
+    for (int p = 0; p < FA_MAX_PARAMS && params[p]; p++) {
+        double *to = tile + p * FA_LANES * FA_GROUP;
+        memset(to, 0, (size_t)(FA_LANES * width) * sizeof *to);
+        for (ptrdiff_t r = 0; r < FA_LANES; r++)
+            memcpy(to + r * width, params[p], (size_t)channels * sizeof *to);
+        params[p] = to;
+    }
+}
+
+static void reduce_sums(const fa_job *j, ptrdiff_t c, ptrdiff_t channels, ptrdiff_t row, ptrdiff_t rows,
+                        fa_scratch *s, fa_group *sums)
+{
+    const ptrdiff_t width = fa_padded(channels);
+    double tile[FA_MAX_PARAMS * FA_LANES * FA_GROUP];
+    const double *params[FA_MAX_PARAMS];
+    group_params(j, c, channels, tile, params);
+    for (ptrdiff_t r = 0; r < rows; r += FA_LANES) {
+        const ptrdiff_t height = fa_at_most(rows - r, FA_LANES);
+        const double *dparam = NULL;
+        ptrdiff_t x_stride, g_stride;
+        const char *x = group_tile(j, j->x, row + r, c, height, channels, s->x, &x_stride);
+        const char *dy = group_tile(j, j->dy, row + r, c, height, channels, s->dy, &g_stride);
+        const void *g = dy;
+        if (j->activation) {
+            g = gradient_tile(j, c, height, width, x, x_stride, dy, g_stride, s, params, &dparam);
+            g_stride = width;
+        }
+        j->kernels->group_sums(sums, g, g_stride, x, x_stride, dparam, height, width, j->affine->mean_hi + c,
+                               j->affine->mean_lo + c);
+    }
+}
+
+static void reduce_moments(const fa_job *j, ptrdiff_t c, ptrdiff_t channels, ptrdiff_t row, ptrdiff_t rows,
+                           fa_scratch *s, fa_group *sums, fa_moments *out)
+{
+    const ptrdiff_t width = fa_padded(channels);
+    ptrdiff_t stride;
+    /* the first row, which shifts the others, is kept apart from the tiles */
+    const char *first = group_tile(j, j->x, row, c, 1, channels, s->z, &stride);
+    for (ptrdiff_t r = 0; r < rows; r += FA_LANES) {
+        const ptrdiff_t height = fa_at_most(rows - r, FA_LANES);
+        const char *x = group_tile(j, j->x, row + r, c, height, channels, s->x, &stride);
+        j->kernels->group_moments(sums, x, stride, height, width, first);
+    }
+    j->kernels->finish_moments(sums, rows, width, first, out);
+}
+
+static void reduce_group(const fa_job *j, ptrdiff_t c, ptrdiff_t block, int worker)
+{
+    const ptrdiff_t row = block * FA_BLOCK, rows = fa_at_most(j->bn->count - row, FA_BLOCK);
+    const ptrdiff_t channels = fa_at_most(j->bn->channels - c, FA_GROUP);
+    fa_group *sums = j->groups + worker;
+    memset(sums, 0, sizeof *sums);
+    if (j->backward) {
+        fa_sums out[FA_GROUP];
+        reduce_sums(j, c, channels, row, rows, j->scratch + worker, sums);
+        j->kernels->finish_sums(sums, fa_padded(channels), out);
+        for (ptrdiff_t i = 0; i < channels; i++)
+            ((fa_sums *)j->parts)[(c + i) * j->blocks + block] = out[i];
+    } else {
+        fa_moments out[FA_GROUP];
+        reduce_moments(j, c, channels, row, rows, j->scratch + worker, sums, out);
+        for (ptrdiff_t i = 0; i < channels; i++)
+            ((fa_moments *)j->parts)[(c + i) * j->blocks + block] = out[i];
+    }
+}
+
+void fa_reduce_units(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
+{
+    const fa_job *j = job;
+    const ptrdiff_t units = fa_row_units(j);
+    for (ptrdiff_t t = begin; t < end; t++) {
+        const ptrdiff_t block = t / units, u = t % units;
+        if (j->bn->channels < FA_LANES)
+            fa_reduce_block(j, u, block, (char *)j->parts + (size_t)(u * j->blocks) * fa_part_size(j),
+                            j->scratch + worker);
+        else
+            reduce_group(j, u * FA_GROUP, block, worker);
+    }
+}
+
+/* ---- second pass ----------------------------------------------------------------------------------- */
+
+enum { LEAST_WIDTH = 64 };
+
+static int packed(const fa_job *j, const fa_view *v)
+{
+    return !v || v->strides[0] == j->bn->channels * j->itemsize;
+}
+
+/* Rows of few channels are taken several at a time: as many as make a multiple of FA_LANES. */
+static ptrdiff_t rows_at_a_time(const fa_job *j)
+{
+    const ptrdiff_t c = j->bn->channels;
+    ptrdiff_t repeat = 1;
+    if (!packed(j, j->x) || !packed(j, j->dy) || !packed(j, j->out))
+        return 1;
+    while (repeat * c % FA_LANES || repeat * c < LEAST_WIDTH)
+        repeat++;
+    return repeat * c <= FA_BLOCK / 2 && repeat <= j->bn->count ? repeat : 1;
+}
+
+int fa_plan_rows(fa_job *j)
+{
+    fa_row_plan *plan = &j->rows;
+    const ptrdiff_t c = j->bn->channels;
+    plan->repeat = rows_at_a_time(j);
+    plan->width = plan->repeat * c;
+    plan->columns = fa_at_most(plan->width, FA_BLOCK);
+    plan->rows = FA_BLOCK / plan->columns;
+    plan->count = j->bn->count / plan->repeat;
+    plan->memory = malloc((size_t)(7 * plan->width + FA_MAX_PARAMS * (plan->rows * plan->width + FA_LANES)) *
+                          sizeof(double));
+    return plan->memory ? 0 : -1;
+}
+
+static double *repeat(double **memory, const double *from, ptrdiff_t n, ptrdiff_t times)
+{
+    double *to = *memory;
+    for (ptrdiff_t r = 0; r < times; r++)
+        memcpy(to + r * n, from, (size_t)n * sizeof *to);
+    *memory += n * times;
+    return to;
+}
+
+void fa_fill_row_plan(fa_job *j)
+{
+    fa_row_plan *plan = &j->rows;
+    const ptrdiff_t c = j->bn->channels;
+    double *memory = plan->memory;
+    plan->affine = *j->affine;
+    plan->slope = j->slope;
+    memcpy(plan->params, j->bn->params, sizeof plan->params);
+    if (plan->repeat > 1) {
+        double **each[] = {&plan->affine.mean_hi,  &plan->affine.mean_lo, &plan->affine.scale_hi,
+                           &plan->affine.scale_lo, &plan->affine.bias,    &plan->slope.g_mean,
+                           &plan->slope.slope};
+        for (size_t a = 0; a < (j->backward ? 7 : 5); a++)
+            *each[a] = repeat(&memory, *each[a], c, plan->repeat);
+    }
+    if (j->bn->params_per_channel)
+        for (int p = 0; p < FA_MAX_PARAMS && plan->params[p]; p++) {
+            plan->params[p] = repeat(&memory, plan->params[p], c, plan->repeat * plan->rows);
+            memset(memory, 0, FA_LANES * sizeof *memory); /* a padded tile reads past them */
+            memory += FA_LANES;
+        }
+}
+
+/* A tile of the array that the plan makes of x. */
+typedef struct {
+    ptrdiff_t row, c, rows, columns;
+} tile;
+
+static char *tile_address(const fa_job *j, const fa_view *v, const tile *t)
+{
+    return row_address(v, t->row * j->rows.repeat, t->c);
+}
+
+/* From one row of a tile to the next, in bytes. */
+static ptrdiff_t tile_stride(const fa_job *j, const fa_view *v)
+{
+    return j->rows.repeat * v->strides[0];
+}
+
+static void write_tile(const fa_job *j, const tile *t, const char *from)
+{
+    const ptrdiff_t stride = tile_stride(j, j->out), width = t->columns * j->itemsize;
+    const ptrdiff_t runs = stride == width ? 1 : t->rows, run = stride == width ? t->rows * width : width;
+    char *to = tile_address(j, j->out, t);
+    for (ptrdiff_t r = 0; r < runs; r++)
+        if (j->stream)
+            j->stream(to + r * stride, from + r * run, (size_t)run);
+        else
+            memcpy(to + r * stride, from + r * run, (size_t)run);
+}
+
+/* dy packed and padded, as activations' kernels want it. */
+static const void *packed_dy(const fa_job *j, const tile *t, fa_scratch *s)
+{
+    const ptrdiff_t stride = tile_stride(j, j->dy), width = t->columns * j->itemsize;
+    const ptrdiff_t n = t->rows * t->columns;
+    const char *from = tile_address(j, j->dy, t);
+    char *to = (char *)s->dy;
+    if ((t->rows == 1 || stride == width) && n % FA_LANES == 0)
+        return from;
+    for (ptrdiff_t r = 0; r < t->rows; r++)
+        memcpy(to + r * width, from + r * stride, (size_t)width);
+    memset(to + n * j->itemsize, 0, (size_t)((fa_padded(n) - n) * j->itemsize));
+    return to;
+}
+
+static void second_pass_tile(const fa_job *j, const tile *t, fa_scratch *s)
+{
+    const ptrdiff_t n = fa_padded(t->rows * t->columns), size = j->itemsize;
+    const int kind = j->bn->params_per_channel ? FA_VARYING : FA_UNIFORM;
+    const fa_affine affine = fa_affine_at(&j->rows.affine, t->c);
+    const fa_slope slope = fa_slope_at(&j->rows.slope, t->c);
+    const char *x = tile_address(j, j->x, t);
+    const ptrdiff_t x_stride = tile_stride(j, j->x) / size;
+    const double *params[FA_MAX_PARAMS];
+    for (int p = 0; p < FA_MAX_PARAMS; p++)
+        params[p] = j->rows.params[p] ? j->rows.params[p] + (kind == FA_VARYING ? t->c : 0) : NULL;
+    if (!j->backward || j->activation)
+        j->kernels->normalize_rows(x, x_stride, s->z, t->rows, t->columns, &affine);
+    if (!j->backward) {
+        if (j->activation)
+            j->activation->forward[kind](s->z, s->z, n, params);
+    } else if (j->activation) {
+        j->activation->backward[kind](packed_dy(j, t, s), s->z, s->g, n, params);
+        j->kernels->apply_rows(s->g, t->columns, x, x_stride, s->z, t->rows, t->columns, &affine, &slope);
+    } else {
+        j->kernels->apply_rows(tile_address(j, j->dy, t), tile_stride(j, j->dy) / size, x, x_stride, s->z,
+                               t->rows, t->columns, &affine, &slope);
+    }
+    write_tile(j, t, (const char *)s->z);
+}
+
+/* The tiles that a whole number of them across needs, and one for the rows that are left over. */
+static ptrdiff_t tiles_across(const fa_job *j)
+{
+    return (j->rows.width + j->rows.columns - 1) / j->rows.columns;
+}
+
+static ptrdiff_t whole_tiles(const fa_job *j)
+{
+    return (j->rows.count + j->rows.rows - 1) / j->rows.rows * tiles_across(j);
+}
+
+ptrdiff_t fa_row_tiles(const fa_job *j)
+{
+    return whole_tiles(j) + (j->bn->count % j->rows.repeat != 0);
+}
+
+static tile locate(const fa_job *j, ptrdiff_t index)
+{
+    const fa_row_plan *plan = &j->rows;
+    const ptrdiff_t across = tiles_across(j);
+    tile t = {index / across * plan->rows, index % across * plan->columns, 0, 0};
+    if (index == whole_tiles(j))
+        return (tile){plan->count, 0, 1, j->bn->count % plan->repeat * j->bn->channels};
+    t.rows = fa_at_most(plan->count - t.row, plan->rows);
+    t.columns = fa_at_most(plan->width - t.c, plan->columns);
+    return t;
+}
+
+/* Backwards in steps that are worth prefetching, forwards within them: the pass before this one left the
+ * end of the share in the cache. */
+enum { TILES_A_STEP = 64 };
+
+void fa_second_pass_rows(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
+{
+    const fa_job *j = job;
+    for (ptrdiff_t step = end; step > begin; step -= TILES_A_STEP)
+        for (ptrdiff_t i = step - TILES_A_STEP < begin ? begin : step - TILES_A_STEP; i < step; i++) {
+            const tile t = locate(j, i);
+            second_pass_tile(j, &t, j->scratch + worker);
+        }
+}
