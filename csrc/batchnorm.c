@@ -35,12 +35,12 @@ static double pair_over(fa_pair a, double n)
     return a.hi / n + a.lo / n;
 }
 
-static void prepare_forward(const fa_job *j, ptrdiff_t c)
+static void prepare_forward(const fa_job *j, ptrdiff_t c, ptrdiff_t channels)
 {
     const fa_batchnorm *bn = j->bn;
     const fa_affine affine = fa_affine_at(j->affine, c);
     j->kernels->affine(j->mean + c, j->var + c, bn->weight ? bn->weight + c : NULL,
-                       bn->bias ? bn->bias + c : NULL, bn->eps, 1, &affine, j->rstd + c);
+                       bn->bias ? bn->bias + c : NULL, bn->eps, channels, &affine, j->rstd + c);
 }
 
 static void finish_forward(const fa_job *j, ptrdiff_t c, fa_moments *parts)
@@ -48,7 +48,7 @@ static void finish_forward(const fa_job *j, ptrdiff_t c, fa_moments *parts)
     const fa_moments all = j->kernels->merge_moments(parts, j->bn->count);
     j->mean[c] = all.mean;
     j->var[c] = j->kernels->divide(all.m2, (double)j->bn->count);
-    prepare_forward(j, c);
+    prepare_forward(j, c, 1);
 }
 
 static void finish_backward(const fa_job *j, ptrdiff_t c, fa_sums *parts)
@@ -166,8 +166,7 @@ static int start(fa_job *j, const fa_batchnorm *bn)
         return -1;
     }
     if (!reduces(j))
-        for (ptrdiff_t c = 0; c < bn->channels; c++)
-            prepare_forward(j, c);
+        prepare_forward(j, 0, bn->channels);
     if (j->by_rows)
         run_rows(j);
     else

@@ -6,7 +6,8 @@
 
 /* A thread's tiles. */
 typedef struct {
-    _Alignas(64) double x[FA_BLOCK], dy[FA_BLOCK], z[FA_BLOCK], g[FA_BLOCK], dparam[FA_BLOCK];
+    _Alignas(64) double x[FA_BLOCK], dy[FA_BLOCK], z[FA_BLOCK], g[FA_BLOCK], dparam[FA_BLOCK],
+        result[FA_BLOCK];
 } fa_scratch;
 
 /* How the second pass cuts channels that lie side by side: tiles of `rows` x `columns` elements of an

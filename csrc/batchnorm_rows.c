@@ -37,6 +37,16 @@ static const char *group_tile(const fa_job *j, const fa_view *v, ptrdiff_t row, 
     return buffer;
 }
 
+/* Rows side by side: in place where they are so already. */
+static const void *pack(const char *from, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t width, void *buffer)
+{
+    if (stride == width)
+        return from;
+    for (ptrdiff_t r = 0; r < rows; r++)
+        memcpy((char *)buffer + r * width, from + r * stride, (size_t)width);
+    return buffer;
+}
+
 /* A tile of FA_LANES rows in the first-level cache: z, then g = dy * activation'(z), both packed. */
 static const void *gradient_tile(const fa_job *j, ptrdiff_t c, ptrdiff_t rows, ptrdiff_t width, const char *x,
                                  ptrdiff_t x_stride, const char *dy, ptrdiff_t dy_stride, fa_scratch *s,
@@ -45,20 +55,18 @@ static const void *gradient_tile(const fa_job *j, ptrdiff_t c, ptrdiff_t rows, p
     const int kind = j->bn->params_per_channel ? FA_VARYING : FA_UNIFORM;
     const ptrdiff_t size = j->itemsize, n = rows * width;
     const fa_affine affine = fa_affine_at(j->affine, c);
-    char *packed = (char *)s->g;
-    for (ptrdiff_t r = 0; r < rows; r++)
-        memcpy(packed + r * width * size, dy + r * dy_stride * size, (size_t)(width * size));
+    dy = pack(dy, dy_stride * size, rows, width * size, s->g);
+    const void *z = s->z;
     if (j->bare)
-        for (ptrdiff_t r = 0; r < rows; r++)
-            memcpy((char *)s->z + r * width * size, x + r * x_stride * size, (size_t)(width * size));
+        z = pack(x, x_stride * size, rows, width * size, s->z);
     else
         j->kernels->normalize_rows(x, x_stride, s->z, rows, width, &affine);
     if (j->activation->param_gradient[kind]) {
-        j->activation->param_gradient[kind](packed, s->z, s->dparam, n, params);
+        j->activation->param_gradient[kind](dy, z, s->dparam, n, params);
         *dparam = s->dparam;
     }
-    j->activation->backward[kind](packed, s->z, packed, n, params);
-    return packed;
+    j->activation->backward[kind](dy, z, s->g, n, params);
+    return s->g;
 }
 
 /* The parameters of a group, a tile of them where there is a value a channel. */
@@ -116,12 +124,21 @@ static void reduce_moments(const fa_job *j, ptrdiff_t c, ptrdiff_t channels, ptr
     j->kernels->finish_moments(sums, rows, width, first, out);
 }
 
+/* What will be added to: float32 has no low parts, the forward only two sums. */
+static void clear(const fa_job *j, fa_group *sums, ptrdiff_t width)
+{
+    for (int lane = 0; lane < FA_LANES; lane++)
+        for (int part = 0; part < (j->bn->real == FA_FLOAT64 ? 2 : 1); part++)
+            for (int which = 0; which < (j->backward ? 3 : 2); which++)
+                memset(sums->lane[lane][part][which], 0, (size_t)width * sizeof(double));
+}
+
 static void reduce_group(const fa_job *j, ptrdiff_t c, ptrdiff_t block, int worker)
 {
     const ptrdiff_t row = block * FA_BLOCK, rows = fa_at_most(j->bn->count - row, FA_BLOCK);
     const ptrdiff_t channels = fa_at_most(j->bn->channels - c, FA_GROUP);
     fa_group *sums = j->groups + worker;
-    memset(sums, 0, sizeof *sums);
+    clear(j, sums, fa_padded(channels));
     if (j->backward) {
         fa_sums out[FA_GROUP];
         reduce_sums(j, c, channels, row, rows, j->scratch + worker, sums);
@@ -260,6 +277,13 @@ static const void *packed_dy(const fa_job *j, const tile *t, fa_scratch *s)
     return to;
 }
 
+/* The result's own memory, where a tile is one run of it, needs no padding and is not streamed. */
+static void *in_place(const fa_job *j, const tile *t)
+{
+    const int one_run = t->rows == 1 || tile_stride(j, j->out) == t->columns * j->itemsize;
+    return one_run && !j->stream && t->rows * t->columns % FA_LANES == 0 ? tile_address(j, j->out, t) : NULL;
+}
+
 static void second_pass_tile(const fa_job *j, const tile *t, fa_scratch *s)
 {
     const ptrdiff_t n = fa_padded(t->rows * t->columns), size = j->itemsize;
@@ -268,22 +292,24 @@ static void second_pass_tile(const fa_job *j, const tile *t, fa_scratch *s)
     const fa_slope slope = fa_slope_at(&j->rows.slope, t->c);
     const char *x = tile_address(j, j->x, t);
     const ptrdiff_t x_stride = tile_stride(j, j->x) / size;
+    void *own = in_place(j, t), *result = own ? own : s->result;
     const double *params[FA_MAX_PARAMS];
     for (int p = 0; p < FA_MAX_PARAMS; p++)
         params[p] = j->rows.params[p] ? j->rows.params[p] + (kind == FA_VARYING ? t->c : 0) : NULL;
-    if (!j->backward || j->activation)
-        j->kernels->normalize_rows(x, x_stride, s->z, t->rows, t->columns, &affine);
     if (!j->backward) {
+        j->kernels->normalize_rows(x, x_stride, result, t->rows, t->columns, &affine);
         if (j->activation)
-            j->activation->forward[kind](s->z, s->z, n, params);
+            j->activation->forward[kind](result, result, n, params);
     } else if (j->activation) {
+        j->kernels->normalize_rows(x, x_stride, s->z, t->rows, t->columns, &affine);
         j->activation->backward[kind](packed_dy(j, t, s), s->z, s->g, n, params);
-        j->kernels->apply_rows(s->g, t->columns, x, x_stride, s->z, t->rows, t->columns, &affine, &slope);
+        j->kernels->apply_rows(s->g, t->columns, x, x_stride, result, t->rows, t->columns, &affine, &slope);
     } else {
-        j->kernels->apply_rows(tile_address(j, j->dy, t), tile_stride(j, j->dy) / size, x, x_stride, s->z,
+        j->kernels->apply_rows(tile_address(j, j->dy, t), tile_stride(j, j->dy) / size, x, x_stride, result,
                                t->rows, t->columns, &affine, &slope);
     }
-    write_tile(j, t, (const char *)s->z);
+    if (!own)
+        write_tile(j, t, result);
 }
 
 /* The tiles that a whole number of them across needs, and one for the rows that are left over. */

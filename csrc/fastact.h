@@ -98,9 +98,11 @@ static inline fa_slope fa_slope_at(const fa_slope *s, ptrdiff_t c)
     return (fa_slope){s->g_mean + c, s->slope + c};
 }
 
-/* Accumulators of FA_GROUP channels: [sum][high or low part][lane][channel]. */
+/* Accumulators of FA_GROUP channels: [lane][high or low part][sum][channel].  What is used together lies
+ * together: a multiple of 4 KiB apart, a store to one sum would hold up the load of the next, and the lanes
+ * would crowd half of the first-level cache's sets. */
 typedef struct {
-    _Alignas(64) double lanes[3][2][FA_LANES][FA_GROUP];
+    _Alignas(64) double lane[FA_LANES][2][3][FA_GROUP];
 } fa_group;
 
 /* BatchNorm kernels of one dtype; `real` is float or double.  Rows hold neighbouring channels; strides

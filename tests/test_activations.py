@@ -29,6 +29,7 @@ from conftest import (
     hard_values,
     mixed,
     python,
+    quiet,
     settings,
     slope_zeros,
     ulp,
@@ -54,7 +55,7 @@ def every_setting():
 
 
 def patterns():
-    """float32: one in 65,521 of all bit patterns, so every exponent with both signs, and hard ones."""
+    """float32: one in 65,521 of all bit patterns, so every exponent and sign, and hard ones."""
     some = np.arange(0, 2**32, 65521, dtype=np.uint64).astype(np.uint32).view(np.float32)
     assert len(some) >= 2**16
     exponents = np.unique(some.view(np.uint32) >> 23)
@@ -78,6 +79,7 @@ def gradients_like(x):
 
 
 @pytest.mark.parametrize(("name", "params"), every_setting())
+@quiet
 def test_float32_forward_is_within_max_ulp(name, params):
     function = fa.activations[name]
     assert function.max_ulp <= 0.51
@@ -90,6 +92,7 @@ def test_float32_forward_is_within_max_ulp(name, params):
 
 
 @pytest.mark.parametrize(("name", "params"), every_setting())
+@quiet
 def test_float32_backward_is_within_half_an_ulp(name, params):
     x = np.concatenate([patterns(), around_zeros(name, params)])
     dy = gradients_like(x)
@@ -240,6 +243,7 @@ def test_same_bits_for_every_thread_count(name, dtype, backward):
 
 @with_parameters(*SCALAR, *LEARNED)
 @directions
+@quiet
 @pytest.mark.parametrize("shape", [(7, 1, 1), (1, 1, 45), (7, 1, 45), (3, 7, 33, 45), (45,), ()])
 def test_array_parameters_give_the_bits_of_scalar_ones(name, backward, shape):
     x, dy = (mixed(3 * 7 * 33 * 45, np.float32, s).reshape(3, 7, 33, 45) for s in (9, 10))
@@ -521,7 +525,7 @@ def test_bad_arguments_are_refused_by_name(name):
         for target, data in ((function, (x,)), (function.backward, (x, x))):
             with pytest.raises(TypeError, match=parameter):
                 target(*data)
-    with pytest.raises(ValueError, match="broadcast|shape"):
+    with pytest.raises(ValueError, match=r"broadcast|shape"):
         function.backward(np.ones(4, np.float32), x, *params)
     frozen = np.ones(3, np.float32)
     frozen.flags.writeable = False
@@ -572,17 +576,13 @@ def test_the_gradient_of_a_learned_parameter_has_its_shape(name, dtype, shape, w
             again = fa.activations[name].backward(dy, np.asfortranarray(x), weight)
         assert_same_bits(again[0], dx)
         assert_same_bits(again[1], gradient)
-    for target in (dy.copy(), x.copy()):
-        second = target if target is not x and np.shares_memory(target, x) else None
-        out, gradient2 = fa.activations[name].backward(dy, x, weight, out=target)
-        assert out is target
-        assert second is None
-        assert_same_bits(gradient2, gradient)
     for other in (dy, x):  # over an input: the parameter's gradient must be read first
         a, b = dy.copy(), x.copy()
-        out, gradient3 = fa.activations[name].backward(a, b, weight, out=a if other is dy else b)
+        target = a if other is dy else b
+        out, again = fa.activations[name].backward(a, b, weight, out=target)
+        assert out is target
         assert_same_bits(out, dx)
-        assert_same_bits(gradient3, gradient)
+        assert_same_bits(again, gradient)
 
 
 # ---- silence ---------------------------------------------------------------------------------
@@ -605,6 +605,14 @@ def test_no_warning_and_no_flag(name, dtype, backward):
                         call_ufunc(name, backward, dy[:n:2], x[:n:2], params)
             call(name, backward, dy[:9], np.arange(-4, 5, dtype=np.int64), params)
             call(name, backward, dy[0], x[0], params)
+
+
+@with_parameters(*LEARNED)
+def test_an_overflowing_gradient_of_a_parameter_is_silent(name):
+    x = np.full(9, -3e38, np.float32)
+    with np.errstate(all="raise"):
+        gradient = fa.activations[name].backward(-x, x, np.float32(0.5))[1]
+    assert gradient == -np.inf
 
 
 # ---- objects ---------------------------------------------------------------------------------

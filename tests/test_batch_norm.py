@@ -1,0 +1,354 @@
+"""BatchNorm: exact, fused equal to unfused bit for bit, and the same bits by every way."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from conftest import (
+    LEARNED,
+    NAMES,
+    assert_same_bits,
+    each,
+    error_in_ulp,
+    floats,
+    quiet,
+    ulp,
+)
+
+import fastact as fa
+from fastact import reference
+
+SHAPES = [
+    ((7, 3), 1),
+    ((3, 7), 0),
+    ((5, 17, 6), 1),
+    ((5, 6, 33), -1),
+    ((2, 15, 5, 7), 1),
+    ((4, 5, 3, 16), 3),
+    ((6, 2, 3, 4), 0),
+    ((2, 3, 4, 5, 6), 2),
+]
+COUNTS = [2, 3, 15, 16, 17, 1023, 1024, 1025, 5000]
+CHANNELS = [1, 3, 15, 16, 17, 33]
+
+
+def data(shape, dtype, seed=0, offset=0.5):
+    return (np.random.default_rng(seed).standard_normal(shape) * 1.5 + offset).astype(dtype)
+
+
+def options(name, channels, dtype, array=True):
+    """Keyword arguments that fuse an activation, a learned parameter with a value a channel."""
+    if name not in LEARNED:
+        return {"activation": name}
+    (parameter,) = fa.activations[name].parameters
+    value = np.linspace(-0.5, 0.7, channels).astype(dtype) if array else dtype(0.3)
+    return {"activation": name, "activation_params": {parameter: value}}
+
+
+def affine(channels, dtype):
+    weight = np.linspace(-1.5, 2.0, channels) + 0.1
+    return {"weight": weight.astype(dtype), "bias": np.linspace(-1, 1, channels).astype(dtype)}
+
+
+def columns(values, ndim, axis):
+    """Values of shape (C,) so that they broadcast along the channel axis."""
+    shape = [1] * ndim
+    shape[axis] = -1
+    return np.reshape(values, shape)
+
+
+def layouts(x):
+    yield "C", np.ascontiguousarray(x)
+    yield "F", np.asfortranarray(x)
+    yield "channels last", np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+    wide = np.zeros((*x.shape[:-1], 2 * x.shape[-1]), x.dtype)
+    wide[..., ::2] = x
+    yield "strided", wide[..., ::2]
+    yield "negative", np.ascontiguousarray(x[::-1])[::-1]
+    large = np.zeros([n + 3 for n in x.shape], x.dtype)
+    inner = large[tuple(slice(1, n + 1) for n in x.shape)]
+    inner[...] = x
+    yield "slice", inner
+    moved = np.ndarray(x.shape, x.dtype, bytearray(x.nbytes + 1), 1)
+    moved[...] = x
+    yield "misaligned", moved
+
+
+def same_gradients(got, want, message=""):
+    for field in ("x", "weight", "bias"):
+        a, b = getattr(got, field), getattr(want, field)
+        assert (a is None) == (b is None), field
+        if a is not None:
+            assert_same_bits(a, b, f"{message} {field}")
+    assert (got.activation_params is None) == (want.activation_params is None)
+    for key in got.activation_params or {}:
+        assert_same_bits(got.activation_params[key], want.activation_params[key], key)
+
+
+# ---- against the reference -------------------------------------------------------------------
+
+
+def close(got, want, scale, dtype, factor):
+    bound = factor * np.finfo(dtype).eps * (np.abs(want) + scale) + np.finfo(dtype).tiny
+    bad = ~(np.abs(got - want) <= bound)
+    assert not bad.any(), (np.asarray(got)[bad][:4], np.asarray(want)[bad][:4])
+
+
+@each
+@floats
+@pytest.mark.parametrize(("shape", "axis"), SHAPES)
+@pytest.mark.parametrize("training", [True, False])
+def test_forward_and_backward_agree_with_the_reference(name, dtype, shape, axis, training):
+    channels = shape[axis]
+    x, dy = data(shape, dtype), data(shape, dtype, 1)
+    for array, extra in ((True, affine(channels, dtype)), (False, {})):
+        extra = {**extra, **options(name, channels, dtype, array), "axis": axis}
+        if not training:
+            extra["running_mean"] = np.linspace(-1, 1, channels).astype(dtype)
+            extra["running_var"] = np.linspace(0.3, 2, channels).astype(dtype)
+        y, ctx = fa.batch_norm_forward(x, training=training, **extra)
+        want, want_ctx = reference.batch_norm_forward(x, training=training, round_to=dtype, **extra)
+        assert y.dtype == dtype
+        assert ctx.count == x.size // channels
+        close(ctx.mean, want_ctx.mean, 1.0, np.float64, 4)
+        close(ctx.var, want_ctx.var, 0.0, np.float64, 16)
+        close(y, want, 1.0 if dtype is np.float64 else 0.0, dtype, 8)
+        got = fa.batch_norm_backward(dy, ctx)
+        exact = reference.batch_norm_backward(dy, want_ctx)
+        size = np.abs(dy).max() * 8
+        close(got.x, exact.x, size, dtype, 4)
+        for field in ("weight", "bias"):
+            if getattr(exact, field) is None:
+                assert getattr(got, field) is None
+            else:
+                close(getattr(got, field), getattr(exact, field), size * ctx.count, dtype, 4)
+        assert got.residual is None
+        if name in LEARNED:
+            (key,) = extra["activation_params"]
+            total, want = got.activation_params[key], exact.activation_params[key]
+            assert total.shape == want.shape == np.shape(extra["activation_params"][key])
+            close(total, want, size * x.size, dtype, 4)
+        else:
+            assert got.activation_params is None
+
+
+@quiet
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("offset", [0.0, 1e4, 1e6])
+def test_float32_z_is_within_one_ulp_of_the_exact_normalisation(count, channels, offset):
+    x = data((count, channels), np.float32, count, offset)
+    want, _ = reference.batch_norm_forward(x)
+    for array in (x, np.asfortranarray(x)):
+        got, ctx = fa.batch_norm_forward(array)
+        mean_floor = 2.0**-52 * np.abs(ctx.mean) / np.sqrt(ctx.var + 1e-5)  # the mean is a float64
+        floor = mean_floor / ulp(want, np.float32)
+        assert (error_in_ulp(got, want) <= 1.0 + floor).all()
+    if count < 2000:
+        mean, var = reference.exact_stats(x)
+        assert (np.abs(ctx.mean - mean) <= 2 * np.spacing(np.abs(x).max().astype(float))).all()
+        assert (np.abs(ctx.var - var) <= 1e-13 * var).all()
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e4, 1e6])
+def test_float64_statistics_are_exact(offset):
+    x = data((3000, 3), np.float64, 2, offset)
+    mean, var = reference.exact_stats(x)
+    for array in (x, np.asfortranarray(x)):
+        _, ctx = fa.batch_norm_forward(array)
+        assert (np.abs(ctx.mean - mean) <= np.spacing(np.abs(mean))).all()
+        assert (np.abs(ctx.var - var) <= 1e-14 * var).all()
+
+
+@pytest.mark.parametrize("name", [None, *NAMES])
+def test_gradients_by_finite_differences(name):
+    shape, step = (6, 3), 1e-6
+    x, dy = data(shape, np.float64, 3), data(shape, np.float64, 4)
+    extra = affine(3, np.float64) | (options(name, 3, np.float64) if name else {})
+
+    def loss(**change):
+        given = {"x": x, **extra, **change}
+        return np.sum(dy * fa.batch_norm(given.pop("x"), training=True, **given))
+
+    grads = fa.batch_norm_backward(dy, fa.batch_norm_forward(x, **extra)[1])
+    for field in ("x", "weight", "bias"):
+        value, gradient = {"x": x, **extra}[field], getattr(grads, field)
+        for at in np.ndindex(value.shape):
+            up, down = value.copy(), value.copy()
+            up[at] += step
+            down[at] -= step
+            slope = (loss(**{field: up}) - loss(**{field: down})) / (2 * step)
+            assert abs(slope - gradient[at]) < 1e-6 * (1 + abs(slope)), (field, at)
+
+
+# ---- fused equals unfused --------------------------------------------------------------------
+
+
+@each
+@floats
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("shape", "axis"), [((3000, 17), 1), ((3, 17, 20, 19), 1), ((2, 3), 1)])
+def test_fused_equals_unfused_bit_for_bit(name, dtype, training, shape, axis):
+    channels = shape[axis]
+    x, dy = data(shape, dtype, 5), data(shape, dtype, 6)
+    function, fusion = fa.activations[name], options(name, channels, dtype)
+    params = tuple(fusion.get("activation_params", {}).values())
+    params = tuple(columns(p, x.ndim, axis) for p in params)
+    extra = affine(channels, dtype)
+    if not training:
+        extra["running_mean"] = np.full(channels, 0.2, dtype)
+        extra["running_var"] = np.full(channels, 1.3, dtype)
+    z, z_ctx = fa.batch_norm_forward(x, training=training, axis=axis, **extra)
+    y, ctx = fa.batch_norm_forward(x, training=training, axis=axis, **extra, **fusion)
+    assert_same_bits(y, function(z, *params))
+    g = function.backward(dy, z, *params)
+    g, *weights = g if isinstance(g, tuple) else (g,)
+    got, want = fa.batch_norm_backward(dy, ctx), fa.batch_norm_backward(g, z_ctx)
+    for field in ("x", "weight", "bias"):
+        assert_same_bits(getattr(got, field), getattr(want, field), field)
+    for gradient, unfused in zip((got.activation_params or {}).values(), weights, strict=True):
+        assert_same_bits(gradient, unfused.reshape(-1))
+
+
+# ---- the same bits ---------------------------------------------------------------------------
+
+
+@each
+@floats
+def test_same_bits_for_every_layout_and_thread_count(name, dtype):
+    shape = (5, 19, 31, 33)
+    x, dy = data(shape, dtype, 7), data(shape, dtype, 8)
+    extra = affine(19, dtype) | options(name, 19, dtype)
+    with fa.num_threads(1):
+        y, ctx = fa.batch_norm_forward(x, **extra)
+        want = fa.batch_norm_backward(dy, ctx)
+    for threads in (1, 2):
+        with fa.num_threads(threads):
+            for (label, a), (_, b) in zip(layouts(x), layouts(dy), strict=True):
+                got, ctx = fa.batch_norm_forward(a, **extra)
+                assert_same_bits(got, y, label)
+                same_gradients(fa.batch_norm_backward(b, ctx), want, label)
+                out = np.empty_like(a)
+                assert fa.batch_norm(a, training=True, out=out, **extra) is out
+                assert_same_bits(out, y, label)
+                b = b.copy()
+                grads = fa.batch_norm_backward(b, ctx, out=b)
+                assert grads.x is b
+                same_gradients(grads, want, label)
+
+
+@floats
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("count", COUNTS)
+def test_a_channel_has_its_bits_alone_and_among_others(dtype, channels, count):
+    x, dy = data((count, channels), dtype, 9), data((count, channels), dtype, 10)
+    y, ctx = fa.batch_norm_forward(x)
+    dx = fa.batch_norm_backward(dy, ctx).x
+    for c in {0, channels - 1}:
+        alone, alone_ctx = fa.batch_norm_forward(np.ascontiguousarray(x[:, c : c + 1]))
+        assert_same_bits(alone[:, 0], y[:, c])
+        assert_same_bits(fa.batch_norm_backward(dy[:, c : c + 1], alone_ctx).x[:, 0], dx[:, c])
+
+
+def test_large_arrays_are_the_same_for_every_thread_count():
+    x = data((8, 32, 64, 65), np.float32, 11)
+    results = []
+    for threads in (1, 2, 5):
+        with fa.num_threads(threads):
+            y, ctx = fa.batch_norm_forward(x, activation=NAMES[-1])
+            results.append((y, fa.batch_norm_backward(x, ctx)))
+    for y, grads in results[1:]:
+        assert_same_bits(y, results[0][0])
+        same_gradients(grads, results[0][1])
+
+
+# ---- traps -----------------------------------------------------------------------------------
+
+
+@floats
+@pytest.mark.parametrize("value", [0.0, 0.1, -3.7, 1e4 + 0.1, 1e30, 1e-40])
+@pytest.mark.parametrize("count", [2, 17, 5000])
+def test_a_constant_channel_gives_exactly_the_bias(dtype, value, count):
+    x = np.full((count, 3), value, dtype)
+    bias = np.array([0.3, -1.1, 0.0], dtype)
+    for array in (x, np.asfortranarray(x)):
+        y, ctx = fa.batch_norm_forward(array, weight=[1.0, 2.0, 3.0], bias=bias)
+        np.testing.assert_array_equal(y, np.broadcast_to(bias, x.shape))
+        np.testing.assert_array_equal(ctx.var, 0.0)
+
+
+@floats
+@pytest.mark.parametrize(("offset", "std"), [(5.0, 0.1), (1e4, 1.0), (1e6, 1.0), (1e30, 1e28)])
+def test_large_offsets_do_not_cancel(dtype, offset, std):
+    rng = np.random.default_rng(12)
+    x = (offset + std * rng.standard_normal((4000, 2))).astype(dtype)
+    y, ctx = fa.batch_norm_forward(x, eps=0.0)
+    assert np.isfinite(y).all()
+    want, _ = reference.batch_norm_forward(x, eps=0.0)
+    assert np.abs(y - want).max() < 4 * np.finfo(dtype).eps * np.abs(want).max()
+    assert (ctx.var > 0).all()
+
+
+@floats
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_nan_and_inf_stay_in_their_channel(dtype, bad):
+    x = data((2000, 17), dtype, 13)
+    want, ctx = fa.batch_norm_forward(x)
+    want_dx = fa.batch_norm_backward(x, ctx).x
+    x = x.copy()
+    x[1234, 4] = bad
+    others = np.arange(17) != 4
+    with np.errstate(all="raise"):
+        y, ctx = fa.batch_norm_forward(x)
+        dx = fa.batch_norm_backward(np.where(np.isfinite(x), x, 1).astype(dtype), ctx).x
+    assert_same_bits(y[:, others], want[:, others])
+    assert_same_bits(dx[:, others], want_dx[:, others])
+    assert np.isnan(y[:, 4]).all()
+
+
+# ---- running statistics and the context ------------------------------------------------------
+
+
+@floats
+@pytest.mark.parametrize("momentum", [0.0, 0.1, 1.0])
+def test_running_statistics_are_updated_in_place(dtype, momentum):
+    x = data((50, 3), dtype, 14)
+    mean, var = np.array([1.0, 2.0, 3.0], dtype), np.array([4.0, 5.0, 6.0], dtype)
+    old_mean, old_var = mean.copy(), var.copy()
+    fa.batch_norm(x, running_mean=mean, running_var=var, training=True, momentum=momentum)
+    wide = x.astype(np.float64)
+    rtol = 2 * np.finfo(dtype).eps
+    want = (1 - momentum) * old_mean + momentum * wide.mean(0)
+    np.testing.assert_allclose(mean, want, rtol=rtol, atol=rtol)
+    want = (1 - momentum) * old_var + momentum * wide.var(0, ddof=1)
+    np.testing.assert_allclose(var, want, rtol=rtol, atol=rtol)
+    kept = mean.copy(), var.copy()
+    fa.batch_norm(x, running_mean=mean, running_var=var)
+    assert_same_bits(mean, kept[0])
+    assert_same_bits(var, kept[1])
+
+
+def test_the_context_is_immutable_and_reusable():
+    x, dy = data((20, 3), np.float32), data((20, 3), np.float32, 1)
+    weight = np.ones(3, np.float32)
+    y, ctx = fa.batch_norm_forward(x, weight=weight)
+    first = fa.batch_norm_backward(dy, ctx)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        ctx.count = 3
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        first.x = None
+    for array in (ctx.mean, ctx.var):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 1
+    weight[:] = 100.0  # a copy is kept
+    y[:] = 0.0
+    same_gradients(fa.batch_norm_backward(dy, ctx), first)
+    assert ctx.x is x
+
+
+def test_in_evaluation_the_output_may_be_the_input():
+    x = data((20, 3), np.float32)
+    running = {"running_mean": np.zeros(3), "running_var": np.full(3, 2.0)}
+    want = fa.batch_norm(x, **running)
+    assert fa.batch_norm(x, out=x, **running) is x
+    assert_same_bits(x, want)
