@@ -10,16 +10,13 @@
  * of f' 2^-52 |dy|).  ULP: spacing at the exact result, at least the smallest subnormal.
  *
  * A NaN x or dy gives NaN.  Only where a branch makes the derivative exactly 0 (relu, and prelu's
- * weight) is the gradient 0 even for a NaN dy; identity's backward is dy and does not look at x.
+ * weight) is the gradient 0 even for a NaN dy.
  * At x = +-inf value and derivative are the limits.
  */
 
 /* identity: x */
 FA_INLINE real FN(fa_identity_value)(real x) { return x; }
-FA_INLINE real FN(fa_identity_backward)(real dy, real x) {
-    (void)x;
-    return dy;
-}
+FA_INLINE real FN(fa_identity_backward)(real dy, real x) { return x == x ? dy : x; }
 
 /* relu: max(x, 0); exact; relu(-0) = -0; derivative 0 at 0 */
 FA_INLINE real FN(fa_relu_value)(real x) { return x < 0 ? 0 : x; }
@@ -69,10 +66,12 @@ FA_INLINE real FN(fa_elu_backward)(real dy, real x, double alpha) {
 #ifndef FA_SELU_CONSTANTS
 #define FA_SELU_CONSTANTS
 #define FA_SELU_SCALE n_pair(0x1.0cfabd6a91132p+0, 0x1.6fc7d272f2695p-55)
+#define FA_SELU_SCALE_LESS_1 n_pair(0x1.9f57ad5222646p-5, -0x1.0382d8d0d96adp-59)
 #define FA_SELU_SCALE_ALPHA n_pair(0x1.c212cc640f031p+0, 0x1.05161b045a1fep-56)
 #endif
 FA_INLINE real FN(fa_selu_value)(real x) {
-    real high = n_finish(n_set(x), FA_SELU_SCALE, 1.0);
+    /* x + x (scale - 1): of a subnormal result only the small product is rounded twice */
+    real high = n_finish_add(x, n_set(x), FA_SELU_SCALE_LESS_1, 1.0);
     real low = n_finish(FA_SELU_SCALE_ALPHA, n_expm1(n_set(FN(fa_floor_at)(x, -FA_TAIL))), 1.0);
     return x > 0 ? high : low;
 }

@@ -64,7 +64,8 @@ typedef struct {
     fa_param_gradient_fn param_gradient[2]; /* NULL unless the parameter is learned */
 } fa_activation_kernels;
 
-/* A number in working precision: float64 for float32 data (lo stays 0), a double-double for float64. */
+/* A number in working precision: float64 for float32 data (lo stays 0, but for means), a double-double for
+ * float64. */
 typedef struct {
     double hi, lo;
 } fa_pair;

@@ -398,7 +398,9 @@ cdef class _Function:
             out = np.empty_like(x, dtype=real)
         self.ufunc(dy, x, weight, out=(out, None), casting="same_kind")
         kind = weight.dtype if weight.dtype in (np.float32, np.float64) else real
-        return out[()] if out.ndim == 0 else out, gradient.astype(kind)[()]
+        with np.errstate(all="ignore"):
+            gradient = gradient.astype(kind)
+        return out[()] if out.ndim == 0 else out, gradient[()]
 
     def sum_gradient(self, dy, x, weight):
         """In the order of additions of the fused BatchNorm: a value of the weight is a channel."""

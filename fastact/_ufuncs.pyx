@@ -35,28 +35,33 @@ cdef extern from *:
 cdef void *numpys_resolver = NULL
 
 
+cdef dict data_operands = {}  # name of a ufunc -> how many of its inputs are no parameters
+
+
 cdef int resolve(PyObject *ufunc, cnp.NPY_CASTING casting, PyObject **operands, PyObject *dtypes,
-                 PyObject **out) noexcept:
+                 PyObject **out) except -1:
     """NumPy's choice of a loop, less the silent promotion of half-precision and user dtypes."""
     cdef int k, kind
+    cdef str name = (<object>ufunc).__name__
     if dtypes == NULL:
         for k in range((<cnp.ufunc>ufunc).nin):
             kind = OPERAND_TYPE(operands[k])
             if kind == NPY_HALF or kind >= NPY_USERDEF:
-                try:
-                    refuse((<object>ufunc).__name__, k, (<object>operands[k]).dtype)
-                except TypeError as error:
-                    set_error(error)
-                    return -1
-    return CALL_RESOLVER(numpys_resolver, ufunc, casting, operands, dtypes, out)
+                refuse(name, k, (<object>operands[k]).dtype)
+        return CALL_RESOLVER(numpys_resolver, ufunc, casting, operands, dtypes, out)
+    wanted = with_wide_parameters(<tuple>dtypes, data_operands[name], (<cnp.ufunc>ufunc).nin)
+    return CALL_RESOLVER(numpys_resolver, ufunc, casting, operands, <PyObject *>wanted, out)
 
 
-cdef extern from "Python.h":
-    void PyErr_SetObject(object, object)
+cdef tuple with_wide_parameters(tuple dtypes, int ndata, int nin):
+    """dtype= names the result only. Of the loops that give it NumPy would take the one with all
+    operands alike, and round parameters to float32; they are float64 unless asked for otherwise."""
+    if nin == ndata or any([dtype is not None for dtype in dtypes[:nin]]):
+        return dtypes
+    return (dtypes[nin],) * ndata + (float64,) * (nin - ndata) + dtypes[nin:]
 
 
-cdef int set_error(object error) except? 0:
-    PyErr_SetObject(type(error), error)
+cdef object float64 = cnp.PyArray_DescrFromType(cnp.NPY_DOUBLE)
 
 
 def refuse(name, operand, dtype):
@@ -106,6 +111,7 @@ cdef make_ufunc(int row, bint backward, str name, str doc):
     global numpys_resolver
     numpys_resolver = GET_RESOLVER(<PyObject *>ufunc)
     SET_RESOLVER(<PyObject *>ufunc, <void *>resolve)
+    data_operands[name] = ndata
     return ufunc
 
 

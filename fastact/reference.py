@@ -176,8 +176,8 @@ def identity_backward(dy, x):
 
 @_float64
 def relu(x):
-    """f(x) = max(x, 0); f(-0.0) = +0.0. Nair & Hinton 2010."""
-    return np.where(x <= 0, 0.0, x)
+    """f(x) = max(x, 0); f(-0.0) = -0.0. Nair & Hinton 2010."""
+    return np.where(x < 0, 0.0, x)
 
 
 @_float64

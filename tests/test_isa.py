@@ -85,7 +85,8 @@ x = np.linspace(-30, 30, 60_001, dtype=np.float32)
 for f in fa.activations.values():
     params = [0.25 if p is None else p for p in f.parameters.values()]
     want = reference.activations[f.name][0](x, *params)
-    assert (np.abs(f(x, *params) - want) <= 0.51 * np.spacing(np.abs(want).astype('f4'))).all(), f
+    spacing = np.spacing(np.abs(want).astype('f4')).astype(float)
+    assert (np.abs(f(x, *params) - want) <= 0.51 * spacing).all(), f
 print(fa.config()["isa"])
 """
     assert python(code, FASTACT_ISA="baseline") == (0, "baseline", "")

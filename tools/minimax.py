@@ -168,6 +168,7 @@ CONSTANTS = {
     "ln2": mp.log(2),
     "density": 1 / mp.sqrt(2 * mp.pi),
     "selu_scale": SELU_SCALE,
+    "selu_scale_less_1": SELU_SCALE - 1,
     "selu_scale_alpha": SELU_SCALE * SELU_ALPHA,
     "gelu_tanh_a": GELU_TANH_A,
     "gelu_tanh_b": GELU_TANH_A * mp.mpf("0.044715"),
