@@ -98,9 +98,12 @@ def main() -> int:
                 rows.append({"shape": shape, "axis": axis, "activation": name, "times": times})
                 t = {key: value["median"] for key, value in times.items()}
                 ratio = f"{t['torch'] / t['step']:12.2f}" if "torch" in t else f"{'-':>12}"
-                print(f"{shape!s:>22} {name:12}{t['forward'] * 1e6:12.1f}{t['step'] * 1e6:12.1f}{ratio}"
-                      f"{t['copy'] / t['forward']:14.2f}{2.5 * t['copy'] / t['step']:12.2f}",
-                      flush=True)  # fmt: skip
+                print(
+                    f"{shape!s:>22} {name:12}{t['forward'] * 1e6:12.1f}{t['step'] * 1e6:12.1f}",
+                    f"{ratio}{t['copy'] / t['forward']:14.2f}{2.5 * t['copy'] / t['step']:12.2f}",
+                    sep="",
+                    flush=True,
+                )
     harness.report(rows, options)
     return 1 if failed else 0
 
