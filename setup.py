@@ -12,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import Cython
 import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -172,7 +173,8 @@ setup(
             "wraparound": False,
             "embedsignature": False,
         },
-        build_dir="build/cython",
+        # what Cython writes depends on both versions: another environment's is not to be reused
+        build_dir=f"build/cython-{Cython.__version__}-numpy-{numpy.__version__}",
     ),
     cmdclass={"build_ext": BuildExt},
 )

@@ -90,6 +90,15 @@ static int by_whole_channels(const fa_job *j)
     return !j->by_rows && !j->bare && reduces(j) && j->bn->channels >= 2 * j->threads;
 }
 
+/* The second pass of the backward needs g again.  It is computed twice only where keeping it would cost more:
+ * a whole array in the cache has room where dx will be; else a channel's g may fit the second-level cache
+ * beside its x. */
+static int keeps_channel_g(const fa_job *j)
+{
+    return j->backward && j->activation && !j->keep_g && by_whole_channels(j) &&
+           2 * fa_channel_g_bytes(j) <= fa_l2_bytes();
+}
+
 static int allocate(fa_job *j)
 {
     const ptrdiff_t c = j->bn->channels, threads = j->threads;
@@ -99,6 +108,11 @@ static int allocate(fa_job *j)
     j->slope.g_mean = malloc((size_t)c * 2 * sizeof(double));
     if (!j->parts || !j->scratch || !j->slope.g_mean)
         return -1;
+    if (keeps_channel_g(j)) {
+        j->channel_g = malloc((size_t)(threads * fa_channel_g_bytes(j)));
+        if (!j->channel_g)
+            return -1;
+    }
     j->slope.slope = j->slope.g_mean + c;
     if (!j->by_rows)
         return 0;
@@ -111,6 +125,7 @@ static void release(fa_job *j)
     free(j->parts);
     free(j->scratch);
     free(j->groups);
+    free(j->channel_g);
     free(j->slope.g_mean);
     free(j->rows.memory);
 }
@@ -157,6 +172,7 @@ static int start(fa_job *j, const fa_batchnorm *bn)
     j->blocks = (bn->count + FA_BLOCK - 1) / FA_BLOCK;
     j->threads = fa_threads_for(size);
     j->stream = fa_worth_streaming(size * j->itemsize * (2 + j->backward)) ? isa->stream : NULL;
+    j->keep_g = j->backward && j->activation && !j->bare && !j->stream;
     j->by_rows = fa_view_channels_last(j->x) && (!j->out || fa_view_channels_last(j->out)) &&
                  (!j->dy || fa_view_channels_last(j->dy));
     if (size == 0)

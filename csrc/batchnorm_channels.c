@@ -24,9 +24,9 @@ static const char *channel_tile(const fa_job *j, const fa_view *v, ptrdiff_t c, 
     return at;
 }
 
-/* g = dy * activation'(z) with z recomputed from x; *dparam is NULL where nothing is learned. */
+/* g = dy * activation'(z) with z recomputed from x, into `out`; *dparam is NULL where nothing is learned. */
 static const void *gradient_tile(const fa_job *j, ptrdiff_t c, ptrdiff_t n, const void *x, const void *dy,
-                                 fa_scratch *s, const double **dparam)
+                                 void *out, fa_scratch *s, const double **dparam)
 {
     const fa_affine affine = fa_affine_at(j->affine, c);
     const double *params[FA_MAX_PARAMS];
@@ -42,12 +42,18 @@ static const void *gradient_tile(const fa_job *j, ptrdiff_t c, ptrdiff_t n, cons
         j->activation->param_gradient[FA_UNIFORM](dy, z, s->dparam, fa_padded(n), params);
         *dparam = s->dparam;
     }
-    j->activation->backward[FA_UNIFORM](dy, z, s->g, fa_padded(n), params);
-    return s->g;
+    j->activation->backward[FA_UNIFORM](dy, z, out, fa_padded(n), params);
+    return out;
 }
 
-void fa_reduce_block(const fa_job *j, ptrdiff_t c, ptrdiff_t block, void *parts, fa_scratch *s)
+static char *channel_g(const fa_job *j, ptrdiff_t k, int worker)
 {
+    return j->channel_g ? j->channel_g + worker * fa_channel_g_bytes(j) + k * j->itemsize : NULL;
+}
+
+void fa_reduce_block(const fa_job *j, ptrdiff_t c, ptrdiff_t block, void *parts, int worker)
+{
+    fa_scratch *s = j->scratch + worker;
     const ptrdiff_t k = block * FA_BLOCK, n = fa_at_most(j->bn->count - k, FA_BLOCK);
     const void *x = channel_tile(j, j->x, c, k, n, j->backward ? PAD_ZERO : PAD_FIRST, s->x);
     if (!j->backward) {
@@ -57,8 +63,11 @@ void fa_reduce_block(const fa_job *j, ptrdiff_t c, ptrdiff_t block, void *parts,
     const fa_affine affine = fa_affine_at(j->affine, c);
     const double *dparam = NULL;
     const void *dy = channel_tile(j, j->dy, c, k, n, PAD_ZERO, s->dy);
-    const void *g = gradient_tile(j, c, n, x, dy, s, &dparam);
+    char *own = channel_g(j, k, worker);
+    const void *g = gradient_tile(j, c, n, x, dy, own ? own : (char *)s->g, s, &dparam);
     j->kernels->block_sums(g, x, dparam, n, &affine, (fa_sums *)parts + block);
+    if (j->keep_g)
+        fa_view_write(j->out, c, k, n, g);
 }
 
 /* ---- second pass ----------------------------------------------------------------------------------- */
@@ -91,8 +100,20 @@ static void forward_tile(const fa_job *j, ptrdiff_t c, ptrdiff_t n, const void *
     }
 }
 
-static void second_pass_tile(const fa_job *j, ptrdiff_t c, ptrdiff_t tile, fa_scratch *s)
+/* As the first pass left it, or computed again. */
+static const void *g_again(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff_t n, const void *x, int worker)
 {
+    fa_scratch *s = j->scratch + worker;
+    const char *own = channel_g(j, k, worker);
+    if (own)
+        return own;
+    const void *dy = channel_tile(j, j->keep_g ? j->out : j->dy, c, k, n, PAD_ANYTHING, s->dy);
+    return j->keep_g ? dy : gradient_tile(j, c, n, x, dy, s->g, s, NULL);
+}
+
+static void second_pass_tile(const fa_job *j, ptrdiff_t c, ptrdiff_t tile, int worker)
+{
+    fa_scratch *s = j->scratch + worker;
     const ptrdiff_t at = tile % j->run_tiles * FA_BLOCK, k = tile / j->run_tiles * j->run + at;
     const ptrdiff_t n = fa_at_most(j->run - at, FA_BLOCK);
     const void *x = channel_tile(j, j->x, c, k, n, PAD_ANYTHING, s->x);
@@ -101,8 +122,7 @@ static void second_pass_tile(const fa_job *j, ptrdiff_t c, ptrdiff_t tile, fa_sc
     if (j->backward) {
         const fa_affine affine = fa_affine_at(j->affine, c);
         const fa_slope slope = fa_slope_at(&j->slope, c);
-        const void *dy = channel_tile(j, j->dy, c, k, n, PAD_ANYTHING, s->dy);
-        const void *g = gradient_tile(j, c, n, x, dy, s, NULL);
+        const void *g = g_again(j, c, k, n, x, worker);
         j->kernels->apply(g, x, result, fa_padded(n), &affine, &slope);
     } else {
         forward_tile(j, c, n, x, result);
@@ -120,14 +140,13 @@ static void second_pass_tile(const fa_job *j, ptrdiff_t c, ptrdiff_t tile, fa_sc
 void fa_whole_channels(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
 {
     const fa_job *j = job;
-    fa_scratch *s = j->scratch + worker;
     void *parts = (char *)j->parts + (size_t)(worker * j->blocks) * fa_part_size(j);
     for (ptrdiff_t c = begin; c < end; c++) {
         for (ptrdiff_t block = 0; block < j->blocks; block++)
-            fa_reduce_block(j, c, block, parts, s);
+            fa_reduce_block(j, c, block, parts, worker);
         fa_finish_channel(j, c, parts);
         for (ptrdiff_t tile = j->tiles - 1; tile >= 0; tile--)
-            second_pass_tile(j, c, tile, s);
+            second_pass_tile(j, c, tile, worker);
     }
 }
 
@@ -137,7 +156,7 @@ void fa_reduce_blocks(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
     for (ptrdiff_t t = begin; t < end; t++) {
         const ptrdiff_t c = t / j->blocks;
         fa_reduce_block(j, c, t % j->blocks, (char *)j->parts + (size_t)(c * j->blocks) * fa_part_size(j),
-                        j->scratch + worker);
+                        worker);
     }
 }
 
@@ -145,5 +164,5 @@ void fa_second_pass_tiles(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
 {
     const fa_job *j = job;
     for (ptrdiff_t t = begin; t < end; t++)
-        second_pass_tile(j, t / j->tiles, t % j->tiles, j->scratch + worker);
+        second_pass_tile(j, t / j->tiles, t % j->tiles, worker);
 }

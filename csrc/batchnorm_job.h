@@ -29,6 +29,7 @@ typedef struct {
     int training, backward, threads;
     int bare;    /* no normalisation: z is x, and there is no second pass */
     int by_rows; /* channels lie side by side */
+    int keep_g;  /* the first pass of the backward leaves g where dx will be, and the second finds it there */
     ptrdiff_t itemsize, blocks;
     ptrdiff_t run, run_tiles, tiles; /* second pass, channels apart: see fa_plan_channels */
     const fa_view *dy, *x, *out;     /* out: y or dx */
@@ -39,6 +40,7 @@ typedef struct {
     fa_slope slope;
     void *parts; /* fa_moments or fa_sums, [channel][block], or a channel's a worker */
     fa_scratch *scratch;
+    char *channel_g; /* or here: room for g of a channel a worker; NULL where there is none */
     fa_group *groups;
     fa_row_plan rows;
 } fa_job;
@@ -53,6 +55,12 @@ static inline ptrdiff_t fa_at_most(ptrdiff_t n, ptrdiff_t limit)
     return n < limit ? n : limit;
 }
 
+/* Bytes of a worker's share of channel_g; kernels may read up to a vector beyond a tile. */
+static inline ptrdiff_t fa_channel_g_bytes(const fa_job *j)
+{
+    return fa_padded(j->bn->count + FA_LANES) * j->itemsize;
+}
+
 static inline size_t fa_part_size(const fa_job *j)
 {
     return j->backward ? sizeof(fa_sums) : sizeof(fa_moments);
@@ -65,7 +73,7 @@ void fa_channel_params(const fa_job *j, ptrdiff_t c, const double **params);
 
 /* batchnorm_channels.c: channels apart. */
 void fa_plan_channels(fa_job *j);
-void fa_reduce_block(const fa_job *j, ptrdiff_t c, ptrdiff_t block, void *parts, fa_scratch *s);
+void fa_reduce_block(const fa_job *j, ptrdiff_t c, ptrdiff_t block, void *parts, int worker);
 /* Tasks: whole channels; blocks of channels; tiles of channels. */
 void fa_whole_channels(void *job, ptrdiff_t begin, ptrdiff_t end, int worker);
 void fa_reduce_blocks(void *job, ptrdiff_t begin, ptrdiff_t end, int worker);

@@ -104,6 +104,10 @@ static void reduce_sums(const fa_job *j, ptrdiff_t c, ptrdiff_t channels, ptrdif
             g = gradient_tile(j, c, height, width, x, x_stride, dy, g_stride, s, params, &dparam);
             g_stride = width;
         }
+        if (j->keep_g)
+            for (ptrdiff_t i = 0; i < height; i++)
+                memcpy(row_address(j->out, row + r + i, c), (const char *)g + i * width * j->itemsize,
+                       (size_t)(channels * j->itemsize));
         j->kernels->group_sums(sums, g, g_stride, x, x_stride, dparam, height, width, j->affine->mean_hi + c,
                                j->affine->mean_lo + c);
     }
@@ -161,7 +165,7 @@ void fa_reduce_units(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
         const ptrdiff_t block = t / units, u = t % units;
         if (j->bn->channels < FA_LANES)
             fa_reduce_block(j, u, block, (char *)j->parts + (size_t)(u * j->blocks) * fa_part_size(j),
-                            j->scratch + worker);
+                            worker);
         else
             reduce_group(j, u * FA_GROUP, block, worker);
     }
@@ -300,13 +304,14 @@ static void second_pass_tile(const fa_job *j, const tile *t, fa_scratch *s)
         j->kernels->normalize_rows(x, x_stride, result, t->rows, t->columns, &affine);
         if (j->activation)
             j->activation->forward[kind](result, result, n, params);
-    } else if (j->activation) {
+    } else if (j->activation && !j->keep_g) {
         j->kernels->normalize_rows(x, x_stride, s->z, t->rows, t->columns, &affine);
         j->activation->backward[kind](packed_dy(j, t, s), s->z, s->g, n, params);
         j->kernels->apply_rows(s->g, t->columns, x, x_stride, result, t->rows, t->columns, &affine, &slope);
     } else {
-        j->kernels->apply_rows(tile_address(j, j->dy, t), tile_stride(j, j->dy) / size, x, x_stride, result,
-                               t->rows, t->columns, &affine, &slope);
+        const fa_view *g = j->keep_g ? j->out : j->dy;
+        j->kernels->apply_rows(tile_address(j, g, t), tile_stride(j, g) / size, x, x_stride, result, t->rows,
+                               t->columns, &affine, &slope);
     }
     if (!own)
         write_tile(j, t, result);
