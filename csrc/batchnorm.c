@@ -11,7 +11,8 @@
  *
  * The order of additions is the same in all three (fastact.h, FA_BLOCK): results do not depend on the
  * layout or on the number of threads.  Nothing of the size of x is allocated: partial results take 32
- * (forward) or 48 bytes (backward) a block of FA_BLOCK elements. */
+ * (forward) or 48 bytes (backward) a block of FA_BLOCK elements, and what the backward keeps of a channel at most
+ * half the second-level cache a thread. */
 #include "batchnorm.h"
 
 #include <stdlib.h>
@@ -209,7 +210,7 @@ int fa_batchnorm_backward(const fa_batchnorm *bn, int training, const fa_view *d
 /* The kernels that sum want a mean to centre x by; its value does not reach the result. */
 int fa_param_gradient(const fa_batchnorm *bn, const fa_view *dy, const fa_view *x, fa_sums *sums)
 {
-    double *zeros = calloc((size_t)bn->channels + 1, sizeof *zeros);
+    double *zeros = calloc((size_t)bn->channels, sizeof *zeros);
     const fa_affine none = {zeros, zeros, zeros, zeros, zeros};
     fa_job j = {.backward = 1, .bare = 1, .dy = dy, .x = x, .affine = &none, .sums = sums};
     int status = zeros ? start(&j, bn) : -1;

@@ -45,16 +45,6 @@ typedef struct {
     fa_row_plan rows;
 } fa_job;
 
-static inline ptrdiff_t fa_padded(ptrdiff_t n)
-{
-    return (n + FA_LANES - 1) & -(ptrdiff_t)FA_LANES;
-}
-
-static inline ptrdiff_t fa_at_most(ptrdiff_t n, ptrdiff_t limit)
-{
-    return n < limit ? n : limit;
-}
-
 /* Bytes of a worker's share of channel_g; kernels may read up to a vector beyond a tile. */
 static inline ptrdiff_t fa_channel_g_bytes(const fa_job *j)
 {

@@ -48,19 +48,18 @@ static const void *pack(const char *from, ptrdiff_t stride, ptrdiff_t rows, ptrd
 }
 
 /* A tile of FA_LANES rows in the first-level cache: z, then g = dy * activation'(z), both packed. */
-static const void *gradient_tile(const fa_job *j, ptrdiff_t c, ptrdiff_t rows, ptrdiff_t width, const char *x,
-                                 ptrdiff_t x_stride, const char *dy, ptrdiff_t dy_stride, fa_scratch *s,
-                                 const double *const *params, const double **dparam)
+static const void *gradient_tile(const fa_job *j, const fa_affine *affine, ptrdiff_t rows, ptrdiff_t width,
+                                 const char *x, ptrdiff_t x_stride, const char *dy, ptrdiff_t dy_stride,
+                                 fa_scratch *s, const double *const *params, const double **dparam)
 {
     const int kind = j->bn->params_per_channel ? FA_VARYING : FA_UNIFORM;
     const ptrdiff_t size = j->itemsize, n = rows * width;
-    const fa_affine affine = fa_affine_at(j->affine, c);
     dy = pack(dy, dy_stride * size, rows, width * size, s->g);
     const void *z = s->z;
     if (j->bare)
         z = pack(x, x_stride * size, rows, width * size, s->z);
     else
-        j->kernels->normalize_rows(x, x_stride, s->z, rows, width, &affine);
+        j->kernels->normalize_rows(x, x_stride, s->z, rows, width, affine);
     if (j->activation->param_gradient[kind]) {
         j->activation->param_gradient[kind](dy, z, s->dparam, n, params);
         *dparam = s->dparam;
@@ -86,11 +85,25 @@ static void group_params(const fa_job *j, ptrdiff_t c, ptrdiff_t channels, doubl
     }
 }
 
+/* A group's constants, padded like its tiles: the arrays of all channels end with the last channel. */
+static fa_affine group_affine(const fa_job *j, ptrdiff_t c, ptrdiff_t channels, double padded[5][FA_GROUP])
+{
+    const fa_affine at = fa_affine_at(j->affine, c);
+    const double *from[5] = {at.mean_hi, at.mean_lo, at.scale_hi, at.scale_lo, at.bias};
+    if (channels % FA_LANES == 0)
+        return at;
+    memset(padded, 0, 5 * sizeof *padded);
+    for (int a = 0; a < 5; a++)
+        memcpy(padded[a], from[a], (size_t)channels * sizeof(double));
+    return (fa_affine){padded[0], padded[1], padded[2], padded[3], padded[4]};
+}
+
 static void reduce_sums(const fa_job *j, ptrdiff_t c, ptrdiff_t channels, ptrdiff_t row, ptrdiff_t rows,
                         fa_scratch *s, fa_group *sums)
 {
     const ptrdiff_t width = fa_padded(channels);
-    double tile[FA_MAX_PARAMS * FA_LANES * FA_GROUP];
+    double tile[FA_MAX_PARAMS * FA_LANES * FA_GROUP], constants[5][FA_GROUP];
+    const fa_affine affine = group_affine(j, c, channels, constants);
     const double *params[FA_MAX_PARAMS];
     group_params(j, c, channels, tile, params);
     for (ptrdiff_t r = 0; r < rows; r += FA_LANES) {
@@ -101,15 +114,15 @@ static void reduce_sums(const fa_job *j, ptrdiff_t c, ptrdiff_t channels, ptrdif
         const char *dy = group_tile(j, j->dy, row + r, c, height, channels, s->dy, &g_stride);
         const void *g = dy;
         if (j->activation) {
-            g = gradient_tile(j, c, height, width, x, x_stride, dy, g_stride, s, params, &dparam);
+            g = gradient_tile(j, &affine, height, width, x, x_stride, dy, g_stride, s, params, &dparam);
             g_stride = width;
         }
         if (j->keep_g)
             for (ptrdiff_t i = 0; i < height; i++)
                 memcpy(row_address(j->out, row + r + i, c), (const char *)g + i * width * j->itemsize,
                        (size_t)(channels * j->itemsize));
-        j->kernels->group_sums(sums, g, g_stride, x, x_stride, dparam, height, width, j->affine->mean_hi + c,
-                               j->affine->mean_lo + c);
+        j->kernels->group_sums(sums, g, g_stride, x, x_stride, dparam, height, width, affine.mean_hi,
+                               affine.mean_lo);
     }
 }
 

@@ -60,11 +60,6 @@ static int is_param(const job *j, int k)
 
 /* ---- one tile -------------------------------------------------------------------------------------- */
 
-static ptrdiff_t padded(ptrdiff_t n)
-{
-    return (n + FA_LANES - 1) & -(ptrdiff_t)FA_LANES;
-}
-
 static int is_direct(const job *j, int k, const tile *t)
 {
     int last = j->ndim - 1;
@@ -80,7 +75,7 @@ static void gather(const job *j, int k, const tile *t, char *buffer, fa_dtype to
     for (ptrdiff_t r = 0; r < t->rows; r++)
         fa_gather(t->ptr[k] + (t->rows > 1 ? r * j->strides[k][last - 1] : 0), j->dtype[k],
                   j->strides[k][last], t->columns, buffer + r * t->columns * size, to);
-    memset(buffer + n * size, 0, (size_t)((padded(n) - n) * size));
+    memset(buffer + n * size, 0, (size_t)((fa_padded(n) - n) * size));
 }
 
 static void scatter(const job *j, int k, const tile *t, const char *buffer, fa_dtype from)
@@ -131,13 +126,13 @@ static void run_tile(const job *j, const tile *t, buffers *b)
     void *result = direct ? t->ptr[out] : (char *)b->out;
     /* the parameter's gradient first: dx may be written over x or dy */
     if (j->noperands > out + 1) {
-        j->kernels->param_gradient[kind](in[0], in[1], b->out, padded(n), params);
+        j->kernels->param_gradient[kind](in[0], in[1], b->out, fa_padded(n), params);
         scatter(j, out + 1, t, (char *)b->out, FA_FLOAT64);
     }
     if (j->op->backward)
-        j->kernels->backward[kind](in[0], in[1], result, padded(n), params);
+        j->kernels->backward[kind](in[0], in[1], result, fa_padded(n), params);
     else
-        j->kernels->forward[kind](in[0], result, padded(n), params);
+        j->kernels->forward[kind](in[0], result, fa_padded(n), params);
     if (j->stream && is_direct(j, out, t))
         j->stream(t->ptr[out], result, (size_t)(n * j->itemsize));
     else if (!direct)
@@ -154,10 +149,10 @@ static void locate(const job *j, ptrdiff_t index, tile *t)
     if (j->ndim > 1)
         at[0] = index % j->row_tiles * j->rows;
     index /= j->row_tiles;
-    t->columns = j->shape[last] - at[1] < j->columns ? j->shape[last] - at[1] : j->columns;
+    t->columns = fa_at_most(j->shape[last] - at[1], j->columns);
     t->rows = 1;
     if (j->ndim > 1)
-        t->rows = j->shape[last - 1] - at[0] < j->rows ? j->shape[last - 1] - at[0] : j->rows;
+        t->rows = fa_at_most(j->shape[last - 1] - at[0], j->rows);
     for (int k = 0; k < j->noperands; k++) {
         t->ptr[k] = j->data[k] + at[1] * j->strides[k][last];
         if (j->ndim > 1)
@@ -277,7 +272,7 @@ static void choose_tiles(job *j)
 {
     const int last = j->ndim - 1;
     const ptrdiff_t widest = all_direct(j) ? DIRECT_COLUMNS : FA_BLOCK;
-    j->columns = j->shape[last] < widest ? j->shape[last] : widest;
+    j->columns = fa_at_most(j->shape[last], widest);
     j->rows = j->columns < FA_BLOCK ? FA_BLOCK / j->columns : 1;
     j->column_tiles = (j->shape[last] + j->columns - 1) / j->columns;
     j->row_tiles = j->ndim > 1 ? (j->shape[last - 1] + j->rows - 1) / j->rows : 1;
@@ -322,14 +317,45 @@ void fa_elementwise(const fa_op *op, int ndim, const ptrdiff_t *shape, const fa_
     fa_parallel_for(tiles, fa_threads_for(size), run_tiles, &j);
 }
 
-void fa_ufunc_loop(char **args, const ptrdiff_t *dimensions, const ptrdiff_t *steps, void *data)
+/* Whether one element's result is another's input, as in NumPy's reduce and accumulate. */
+static int is_chained(const fa_loop *loop, char **args, ptrdiff_t n, const ptrdiff_t *steps)
 {
-    const fa_loop *loop = data;
+    const int ninputs = fa_op_inputs(&loop->op);
+    const char *out = args[ninputs];
+    const ptrdiff_t out_step = steps[ninputs], size = fa_itemsize[loop->op.real];
+    const char *out_low = out_step < 0 ? out + (n - 1) * out_step : out;
+    const char *out_high = (out_step < 0 ? out : out + (n - 1) * out_step) + size;
+    for (int k = 0; k < ninputs; k++) {
+        const char *low = steps[k] < 0 ? args[k] + (n - 1) * steps[k] : args[k];
+        const char *high = (steps[k] < 0 ? args[k] : args[k] + (n - 1) * steps[k]) + size;
+        if (low < out_high && out_low < high && (args[k] != out || steps[k] != out_step || out_step == 0))
+            return n > 1;
+    }
+    return 0;
+}
+
+static void run_loop(const fa_loop *loop, char *const *args, ptrdiff_t n, const ptrdiff_t *steps)
+{
     fa_operand operands[FA_MAX_OPERANDS];
     const int ninputs = fa_op_inputs(&loop->op), nparams = fa_activation_table[loop->op.activation].nparams;
     for (int k = 0; k < fa_op_operands(&loop->op); k++) {
         int param = k < ninputs && k >= ninputs - nparams;
         operands[k] = (fa_operand){args[k], param ? loop->param_dtype : loop->op.real, steps + k};
     }
-    fa_elementwise(&loop->op, 1, dimensions, operands);
+    fa_elementwise(&loop->op, 1, &n, operands);
+}
+
+void fa_ufunc_loop(char **args, const ptrdiff_t *dimensions, const ptrdiff_t *steps, void *data)
+{
+    const fa_loop *loop = data;
+    char *at[FA_MAX_OPERANDS];
+    if (!is_chained(loop, args, *dimensions, steps)) {
+        run_loop(loop, args, *dimensions, steps);
+        return;
+    }
+    for (ptrdiff_t i = 0; i < *dimensions; i++) {
+        for (int k = 0; k < fa_op_operands(&loop->op); k++)
+            at[k] = args[k] + i * steps[k];
+        run_loop(loop, at, 1, steps);
+    }
 }

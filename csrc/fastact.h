@@ -153,4 +153,14 @@ typedef struct {
     void (*stream)(void *dst, const void *src, size_t bytes);
 } fa_isa_table;
 
+static inline ptrdiff_t fa_padded(ptrdiff_t n)
+{
+    return (n + FA_LANES - 1) & -(ptrdiff_t)FA_LANES;
+}
+
+static inline ptrdiff_t fa_at_most(ptrdiff_t n, ptrdiff_t limit)
+{
+    return n < limit ? n : limit;
+}
+
 #endif

@@ -9,18 +9,18 @@ dtype('float32')
 written out in `fastact.reference`, which needs no compiled part.
 """
 
-import importlib
-import importlib.util
+import importlib as _importlib
+import importlib.util as _util
 
 __version__ = "0.1.0"
 
 # Only the extension itself may be missing (a checkout that is not built): then `fastact.reference`
 # still imports, and everything else says what to do. An error inside it is not hidden.
-if importlib.util.find_spec("fastact._runtime") is None:
+if _util.find_spec("fastact._runtime") is None:
 
     def __getattr__(name):
         if name == "reference":
-            return importlib.import_module("fastact.reference")
+            return _importlib.import_module("fastact.reference")
         raise ImportError(
             f"fastact.{name} needs the compiled part, which is not built: run 'pip install .'; "
             "without it only fastact.reference is there"

@@ -33,16 +33,13 @@ cdef extern from *:
     void set_vectorcall(PyTypeObject *, Py_ssize_t)
     ctypedef PyObject *(*vectorcallfunc)(PyObject *, PyObject **, size_t, PyObject *) noexcept
     bint PyArray_CheckExact(PyObject *)
-    bint PyArray_ISBEHAVED_RO(cnp.ndarray)
     bint PyArray_ISNOTSWAPPED(cnp.ndarray)
     bint PyArray_ISWRITEABLE(cnp.ndarray)
     bint PyArray_IS_C_CONTIGUOUS(cnp.ndarray)
-    int PyUnicode_Compare(PyObject *, object) except? -2
     Py_ssize_t PyTuple_GET_SIZE(PyObject *)
     PyObject *PyTuple_GET_ITEM(PyObject *, Py_ssize_t)
     cnp.ndarray PyArray_NewLikeArray(cnp.ndarray, cnp.NPY_ORDER, PyObject *, int)
     PyObject *PyArray_DescrFromType(int)
-    void Py_INCREF(PyObject *)
 
 
 # A call this small keeps the GIL: releasing it costs more than the work.
@@ -172,7 +169,10 @@ cdef bint bind_param(cnp.ndarray x, PyObject *param, fa_operand *operand, Broadc
     elif PyLong_CheckExact(<object>param) or isinstance(<object>param, np.floating):
         if isinstance(<object>param, (np.longdouble, np.float16)):
             return False
-        b.value = <object>param
+        try:
+            b.value = <object>param
+        except OverflowError:
+            return False
     else:
         return False
     for axis in range(cnp.PyArray_NDIM(x)):
@@ -352,18 +352,22 @@ cdef class _Function:
             else:
                 accepted = ", ".join((*self.param_names, *UFUNC_KEYWORDS))
                 raise TypeError(f"{self.name}() got an unexpected argument {key!r}; accepted: {accepted}")
+        for name, fallback in zip(self.param_names, self.fallbacks):
+            if fallback is None and name not in given:
+                raise TypeError(f"{self.name}() is missing {name!r}: a number or an array")
         values = [self.param(name, given.get(name, fallback))
                   for name, fallback in zip(self.param_names, self.fallbacks)]
         return (*args[:self.ndata], *values, *args[nin:]), rest
 
     def param(self, name, value):
         """A parameter's value; Python numbers become float64, which never promotes x."""
-        if value is None:
-            raise TypeError(f"{self.name}() is missing {name!r}: a number or an array")
-        if isinstance(value, (str, bytes, complex)):
+        if value is None or isinstance(value, (str, bytes, complex)):
             raise TypeError(f"{self.name}(): {name} must be a real number or an array of them, "
                             f"got {type(value).__name__}")
-        return float(value) if isinstance(value, int) else value
+        try:
+            return float(value) if isinstance(value, int) else value
+        except OverflowError:
+            raise ValueError(f"{self.name}(): {name} is too large for a float64") from None
 
     def with_gradient(self, tuple inputs, dict kwargs):
         """(dx, dparameter), the latter summed to the parameter's shape."""
@@ -374,6 +378,10 @@ cdef class _Function:
         if len(inputs) > 3:
             raise TypeError(f"{self.name}() takes 3 positional arguments, got {len(inputs)}; "
                             "pass out= by name")
+        for value in inputs:
+            if isinstance(value, np.ma.MaskedArray):
+                raise TypeError(f"{self.name}(): a masked array would lose its mask; "
+                                "pass an ordinary array")
         dy, x, weight = [np.asarray(value) for value in inputs]
         for k, value in enumerate((dy, x, weight)):
             if dtype_of(value) < 0:
@@ -390,17 +398,28 @@ cdef class _Function:
         real = np.result_type(np.float32 if real_for(dtype_of(x)) == FA_FLOAT32 else np.float64,
                               np.float32 if real_for(dtype_of(dy)) == FA_FLOAT32 else np.float64)
         out = kwargs.get("out")
-        if isinstance(out, tuple):
-            out, = out
+        if out is not None and type(out) is not np.ndarray:
+            raise TypeError(f"{self.name}(): out must be a numpy.ndarray, got {type(out).__name__}")
+        if out is not None and out.shape != x.shape:
+            raise ValueError(f"{self.name}(): out has shape {out.shape}; expected x's, {x.shape}")
         # before dx, which may be written over dy or x
         gradient = self.sum_gradient(dy.astype(real, copy=False), x.astype(real, copy=False), weight)
-        if out is None:
-            out = np.empty_like(x, dtype=real)
-        self.ufunc(dy, x, weight, out=(out, None), casting="same_kind")
+        out = self.input_gradient(dy, x, weight, out, real)
         kind = weight.dtype if weight.dtype in (np.float32, np.float64) else real
         with np.errstate(all="ignore"):
             gradient = gradient.astype(kind)
         return out[()] if out.ndim == 0 else out, gradient[()]
+
+    def input_gradient(self, dy, x, weight, out, real):
+        """dx alone: the driver leaves out what is not asked for, the ufunc has to make it."""
+        cdef fa_op op = self.op
+        cdef PyObject *inputs[3]
+        inputs[0], inputs[1], inputs[2] = <PyObject *>dy, <PyObject *>x, <PyObject *>weight
+        result = fast_call(&op, inputs, NULL if out is None else <PyObject *>out, -1)
+        if result is None:
+            result = np.empty_like(x, dtype=real) if out is None else out
+            self.ufunc(dy, x, weight, out=(result, None), casting="same_kind")
+        return result
 
     def sum_gradient(self, dy, x, weight):
         """In the order of additions of the fused BatchNorm: a value of the weight is a channel."""

@@ -73,6 +73,15 @@ class BatchNormGradients:
     residual: None = None
     activation_params: Mapping[str, np.ndarray] | None = None
 
+    def __reduce__(self):
+        params = None if self.activation_params is None else dict(self.activation_params)
+        return _gradients, (self.x, self.weight, self.bias, self.residual, params)
+
+
+def _gradients(x, weight, bias, residual, params) -> BatchNormGradients:
+    params = None if params is None else MappingProxyType(params)
+    return BatchNormGradients(x, weight, bias, residual, params)
+
 
 # ---- checks -----------------------------------------------------------------------------------
 
@@ -88,25 +97,32 @@ def _float_array(name: str, value: object) -> np.ndarray:
 
 
 def _channel_axis(axis: object, ndim: int) -> int:
-    try:
-        position = operator.index(axis)
-    except TypeError:
-        raise TypeError(f"axis: expected an integer, got {type(axis).__name__}") from None
+    position = _integer("axis", axis)
     if not -ndim <= position < ndim:
-        raise ValueError(f"axis: {position} is out of range for x with {ndim} dimensions")
+        raise ValueError(f"axis: {position} is out of range; accepted: {-ndim} to {ndim - 1}")
     return position % ndim
 
 
 def _number(name: str, value: object, low: float, high: float) -> float:
-    if isinstance(value, (str, bytes, complex, np.complexfloating)):
+    if isinstance(value, (str, bytes, complex, np.complexfloating, bool, np.bool_)):
         raise TypeError(f"{name}: expected a real number, got {type(value).__name__}")
     try:
         number = float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{name}: expected a real number, got {type(value).__name__}") from None
+    except OverflowError:
+        number = math.inf
     if not low <= number <= high or math.isinf(number):
-        raise ValueError(f"{name}: {number} is out of range; accepted: {low:g} to {high:g}")
+        raise ValueError(
+            f"{name}: {number} is out of range; accepted: finite, from {low:g} to {high:g}"
+        )
     return number
+
+
+def _integer(name: str, value: object) -> int:
+    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
+    return operator.index(value)
 
 
 def _flag(name: str, value: object) -> bool:
@@ -145,7 +161,7 @@ def _gradient_dtype(value: object) -> np.dtype | None:
     return dtype.newbyteorder("=") if dtype in FLOATS else np.dtype(np.float64)
 
 
-def _running(mean: object, var: object, channels: int, training: bool) -> bool:
+def _running(mean: object, var: object, x: np.ndarray, channels: int, training: bool) -> bool:
     """Checks the running statistics; whether there are any."""
     if (mean is None) != (var is None):
         missing = "running_mean" if mean is None else "running_var"
@@ -157,7 +173,8 @@ def _running(mean: object, var: object, channels: int, training: bool) -> bool:
             )
         return False
     for name, value in (("running_mean", mean), ("running_var", var)):
-        _per_channel(name, value, channels)
+        if not (type(value) is np.ndarray and value.dtype in FLOATS and value.shape == (channels,)):
+            _per_channel(name, value, channels)  # raises, or accepts what is no such array
         if training and (type(value) is not np.ndarray or value.dtype not in FLOATS):
             raise TypeError(
                 f"{name}: updated in place in training, so expected a float32 or float64 "
@@ -165,15 +182,20 @@ def _running(mean: object, var: object, channels: int, training: bool) -> bool:
             )
         if training and not value.flags.writeable:
             raise ValueError(f"{name}: read-only, but updated in place in training")
+        if training and has_internal_overlap(value):
+            raise ValueError(f"{name}: several of its elements share memory")
+        if training and np.may_share_memory(value, x):
+            raise ValueError(f"{name}: overlaps x, but is updated in place in training")
     if training and np.may_share_memory(mean, var):
         raise ValueError("running_mean, running_var: share memory, but each is updated in place")
     return True
 
 
 def _output(
-    out: object, x: np.ndarray, *, may_be: np.ndarray | None, apart: Mapping[str, object]
+    out: object, x: np.ndarray, *, may_be: str | None, apart: Mapping[str, object]
 ) -> np.ndarray:
-    """The array to write: like x; `may_be` or apart from everything in `apart`."""
+    """The array to write: like x, and apart from everything in `apart`, or all of what is named
+    `may_be` there."""
     if out is None:
         return np.empty_like(x, subok=False)
     if type(out) is not np.ndarray:
@@ -187,35 +209,36 @@ def _output(
     if has_internal_overlap(out):
         raise ValueError("out: several of its elements share memory")
     for name, other in apart.items():
-        if other is None or _same_elements(out, may_be, other):
+        if other is None or (name == may_be and _same_elements(out, other)):
             continue
         if np.may_share_memory(out, np.asarray(other)):
             raise ValueError(f"out: overlaps {name}; expected memory of its own")
     return out
 
 
-def _same_elements(out: np.ndarray, may_be: np.ndarray | None, other: object) -> bool:
-    return (
-        other is may_be
-        and may_be is not None
-        and out.ctypes.data == may_be.ctypes.data
-        and out.strides == may_be.strides
-    )
+def _same_elements(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.ctypes.data == b.ctypes.data and a.strides == b.strides
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Fused:
     """The activation of a call, with its parameters as the kernels take them."""
 
-    row: int = -1  # of the table; -1: no activation
+    name: str | None = None
     values: tuple[np.ndarray, ...] = ()
     per_channel: bool = False
     learned: str | None = None  # the parameter with a gradient, its shape and dtype
     shape: tuple[int, ...] = ()
     dtype: np.dtype | None = None
 
+    @property
+    def row(self) -> int:
+        """Of the table, or -1: not kept, since the next version's table may have other rows."""
+        return -1 if self.name is None else find_activation(self.name)._row
+
 
 NO_ACTIVATION = _Fused()
+_defaults: dict[str, _Fused] = {}  # activations with their default parameters, as they come up
 
 
 def _fuse(activation: object, params: object, channels: int) -> _Fused:
@@ -226,6 +249,8 @@ def _fuse(activation: object, params: object, channels: int) -> _Fused:
             raise TypeError("activation_params: given without an activation")
         return NO_ACTIVATION
     function = find_activation(activation)
+    if not params and function.name in _defaults:
+        return _defaults[function.name]
     params = params or {}
     for key in params:
         if key not in function.parameters:
@@ -249,7 +274,10 @@ def _fuse(activation: object, params: object, channels: int) -> _Fused:
         else:
             value = _number(where, params.get(name, default), -math.inf, math.inf)
             values.append(np.array(value))
-    return _Fused(function._row, tuple(values), learned is not None, learned, shape, dtype)
+    fused = _Fused(function.name, tuple(values), learned is not None, learned, shape, dtype)
+    if not params:
+        _defaults[function.name] = fused
+    return fused
 
 
 # ---- forward ----------------------------------------------------------------------------------
@@ -287,7 +315,7 @@ def _forward(
     momentum = _number("momentum", momentum, 0.0, 1.0)
     weight64 = _per_channel("weight", weight, channels)
     bias64 = _per_channel("bias", bias, channels)
-    tracked = _running(running_mean, running_var, channels, training)
+    tracked = _running(running_mean, running_var, x, channels, training)
     fused = _fuse(activation, activation_params, channels)
     if training and count < 2:
         raise ValueError(
@@ -297,22 +325,23 @@ def _forward(
     small = {
         "weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var,
     }  # fmt: skip
-    y = _output(out, x, may_be=None if training or keeps_x else x, apart={"x": x, **small})
+    y = _output(out, x, may_be=None if training or keeps_x else "x", apart={"x": x, **small})
 
-    mean, var = np.empty((2, channels, 2))
+    statistics = np.zeros((2, channels, 2))  # mean and variance, a pair each
     affine, rstd = np.empty((5, channels)), np.empty(channels)
     if not training:
-        mean[:, 0], var[:, 0] = running_mean, running_var
-        mean[:, 1], var[:, 1] = 0.0, 0.0
+        statistics[0, :, 0], statistics[1, :, 0] = running_mean, running_var
     _kernels.batch_norm_forward(
         x, y, axis, training, weight64, bias64, eps, fused.row, fused.values, fused.per_channel,
-        mean, var, affine, rstd,
+        statistics[0], statistics[1], affine, rstd,
     )  # fmt: skip
-    mean, var = mean[:, 0], var[:, 0]
+    for array in (statistics, affine, rstd):
+        array.flags.writeable = False
+    mean, var = statistics[:, :, 0]
     if training and tracked:
-        _move(running_mean, mean, momentum)
-        _move(running_var, var * (count / (count - 1)), momentum)
-    mean.flags.writeable = var.flags.writeable = False
+        with np.errstate(all="ignore"):
+            _move(running_mean, mean, momentum)
+            _move(running_var, var * (count / (count - 1)), momentum)
     kept = given_x if type(given_x) is np.ndarray else x
     context = BatchNormContext(
         kept, mean, var, count, training, axis, affine, rstd, fused,
@@ -323,8 +352,8 @@ def _forward(
 
 def _move(running: np.ndarray, batch: np.ndarray, momentum: float) -> None:
     """running = (1 - momentum) * running + momentum * batch, in float64, rounded once."""
-    with np.errstate(all="ignore"):
-        running[...] = (1.0 - momentum) * running.astype(np.float64) + momentum * batch
+    old = np.multiply(running, 1.0 - momentum, dtype=np.float64)
+    np.add(old, momentum * batch, out=running, casting="same_kind")
 
 
 def batch_norm(
@@ -492,7 +521,7 @@ def batch_norm_backward(dy, ctx, *, out=None):
         raise TypeError(f"dy: dtype {dy.dtype} is not accepted; expected x's, {x.dtype}")
     if dy.shape != x.shape:
         raise ValueError(f"dy: shape {dy.shape} is not accepted; expected x's, {x.shape}")
-    dx = _output(out, x, may_be=dy, apart={"dy": dy, "x": x})
+    dx = _output(out, x, may_be="dy", apart={"dy": dy, "x": x})
     fused = ctx._fused
     sums = np.zeros((len(ctx.mean), 6))
     _kernels.batch_norm_backward(
@@ -508,8 +537,8 @@ def batch_norm_backward(dy, ctx, *, out=None):
             bias = g_sum.astype(ctx._bias)
         if fused.learned is not None:
             total = param_sum if fused.shape else np.sum(param_sum)
-            params = MappingProxyType({fused.learned: np.asarray(total, dtype=fused.dtype)})
-    return BatchNormGradients(dx, weight, bias, None, params)
+            params = {fused.learned: np.asarray(total, dtype=fused.dtype)}
+    return _gradients(dx, weight, bias, None, params)
 
 
 # ---- the layer --------------------------------------------------------------------------------
@@ -566,17 +595,12 @@ class BatchNorm:
         activation_params=None,
         dtype=np.float32,
     ):
-        try:
-            self.num_features = operator.index(num_features)
-        except TypeError:
-            raise TypeError(
-                f"num_features: expected an integer, got {type(num_features).__name__}"
-            ) from None
+        self.num_features = _integer("num_features", num_features)
         if self.num_features < 1:
             raise ValueError(f"num_features: {num_features} is out of range; expected 1 or more")
-        dtype = np.dtype(dtype)
         if dtype not in FLOATS:
-            raise TypeError(f"dtype: {dtype} is not accepted; expected float32 or float64")
+            raise TypeError(f"dtype: {dtype!r} is not accepted; expected float32 or float64")
+        dtype = np.dtype(dtype)
         self.eps = _number("eps", eps, 0.0, math.inf)
         self.momentum = None if momentum is None else _number("momentum", momentum, 0.0, 1.0)
         self.axis = _channel_axis(axis, MAX_NDIM) - (MAX_NDIM if axis < 0 else 0)
@@ -613,9 +637,10 @@ class BatchNorm:
                 f"expected {self.num_features}"
             )
         updates = self.training and self.track_running_stats
+        batches = _integer("num_batches_tracked", self.num_batches_tracked)
         momentum = self.momentum
         if momentum is None:
-            momentum = 1.0 / (self.num_batches_tracked + 1)
+            momentum = 1.0 / (batches + 1)
         result = batch_norm_forward(
             x,
             weight=self.weight,
@@ -630,7 +655,7 @@ class BatchNorm:
             activation_params=self.activation_params,
         )
         if updates:
-            self.num_batches_tracked += 1
+            self.num_batches_tracked = batches + 1
         return result
 
     def backward(self, dy, *, out=None):
@@ -671,6 +696,8 @@ class BatchNorm:
         ValueError
             A key is missing, unexpected, or of the wrong shape; the layer is unchanged then.
         """
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state: expected a dict, got {type(state).__name__}")
         own = self._state()
         expected = set(own) | ({"num_batches_tracked"} if self.track_running_stats else set())
         if set(state) != expected:
@@ -685,10 +712,16 @@ class BatchNorm:
                     f"state[{key!r}]: shape {value.shape} is not accepted; "
                     f"expected {own[key].shape}"
                 )
-        batches = int(np.asarray(state.get("num_batches_tracked", 0)))
-        for key, value in arrays.items():
-            own[key][...] = value
-        self.num_batches_tracked = batches
+        batches = np.asarray(state.get("num_batches_tracked", 0))
+        if batches.shape not in ((), (1,)) or batches.dtype.kind not in "iu" or batches.min() < 0:
+            raise ValueError(
+                "state['num_batches_tracked']: expected one integer from 0, "
+                f"got {state['num_batches_tracked']!r}"
+            )
+        with np.errstate(all="ignore"):
+            for key, value in arrays.items():
+                own[key][...] = value
+        self.num_batches_tracked = int(batches.reshape(()))
 
     def __repr__(self):
         fused = "" if self.activation is None else f", activation={self.activation.name!r}"

@@ -7,6 +7,7 @@ import copy
 import doctest
 import inspect
 import pickle
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -702,3 +703,30 @@ def test_the_public_functions_have_examples():
     without = [w for w, text in documented() if ">>>" not in text]
     classes = {"Activation", "BatchNormContext", "BatchNormGradients", "show_config"}
     assert set(without) <= classes | {_normalization.__name__}
+
+
+@each
+def test_reduce_and_accumulate_chain_their_elements(name):
+    """NumPy runs a two-input ufunc's loop with the output as the next input."""
+    for function in (fa.activations[name], fa.activations[name].backward):
+        ufunc = function.ufunc
+        if (ufunc.nin, ufunc.nout) != (2, 1):
+            continue
+        x = np.array([-1.5, -2.0, 0.5, -0.25, -3.0] * 7)
+        want = [x[0]]
+        for value in x[1:]:
+            want.append(ufunc(want[-1], value))
+        assert ufunc.reduce(x) == want[-1]
+        assert_same_bits(ufunc.accumulate(x), np.array(want))
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_a_learned_gradient_allocates_no_array_of_the_size_of_x_but_dx(name):
+    x = np.ones(1 << 20, np.float32)
+    tracemalloc.start()
+    try:
+        fa.activations[name].backward(x, x, 0.25)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.1 * x.nbytes

@@ -1,6 +1,8 @@
 """BatchNorm: exact, fused equal to unfused bit for bit, and the same bits by every way."""
 
+import copy
 import dataclasses
+import pickle
 
 import numpy as np
 import pytest
@@ -349,3 +351,59 @@ def test_in_evaluation_the_output_may_be_the_input():
     want = fa.batch_norm(x, **running)
     assert fa.batch_norm(x, out=x, **running) is x
     assert_same_bits(x, want)
+
+
+# ---- found by review, each once wrong --------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [17, 33, 70])
+def test_float64_sums_that_cancel_have_the_same_bits_in_every_layout(channels):
+    x = data((127, channels), np.float64, 5)
+    dy, weight = np.full_like(x, 0.37), np.ones(channels)
+    found = []
+    for order in (np.ascontiguousarray, np.asfortranarray):
+        _, ctx = fa.batch_norm_forward(order(x), weight=weight, bias=weight)
+        grads = fa.batch_norm_backward(order(dy), ctx)
+        found.append((grads.x, grads.weight, grads.bias))
+    for a, b in zip(*found, strict=True):
+        assert_same_bits(a, b)
+
+
+def test_the_gradient_may_be_written_over_dy_but_not_over_x():
+    x = data((64, 20), np.float32, 1)
+    _, ctx = fa.batch_norm_forward(x)
+    before = x.copy()
+    with pytest.raises(ValueError, match=r"out.*overlaps x"):
+        fa.batch_norm_backward(x, ctx, out=x)
+    assert_same_bits(x, before)
+    dy = data((64, 20), np.float32, 2)
+    want = fa.batch_norm_backward(dy, ctx).x
+    assert fa.batch_norm_backward(dy, ctx, out=dy).x is dy
+    assert_same_bits(dy, want)
+
+
+def test_running_statistics_may_not_share_memory_with_x_or_themselves():
+    x = data((64, 3), np.float32, 1)
+    one = np.ones(1, np.float32)
+    shared = np.lib.stride_tricks.as_strided(one, (3,), (0,))
+    for mean, word in ((x[0], "overlaps x"), (shared, "share memory")):
+        before = x.copy()
+        with pytest.raises(ValueError, match=f"running_mean.*{word}"):
+            fa.batch_norm(x, training=True, running_mean=mean, running_var=np.ones(3, np.float32))
+        assert_same_bits(x, before)
+        assert one[0] == 1
+
+
+def test_context_and_gradients_are_frozen_and_can_be_pickled():
+    x = data((64, 3), np.float32, 1)
+    for name, function in fa.activations.items():
+        params = {key: 0.25 for key, default in function.parameters.items() if default is None}
+        _, ctx = fa.batch_norm_forward(x, activation=name, activation_params=params)
+        for array in (ctx.mean, ctx.var):
+            with pytest.raises(ValueError, match="WRITEABLE"):
+                array.setflags(write=True)
+        grads = fa.batch_norm_backward(x, ctx)
+        again = fa.batch_norm_backward(x, pickle.loads(pickle.dumps(ctx)))
+        for other in (again, pickle.loads(pickle.dumps(grads)), copy.deepcopy(grads)):
+            assert_same_bits(other.x, grads.x)
+            assert dict(other.activation_params or {}) == dict(grads.activation_params or {})
