@@ -300,28 +300,14 @@ def _forward(
 ) -> tuple[np.ndarray, BatchNormContext]:
     """Checks, normalises, and only then updates the running statistics."""
     given_x, x = x, _float_array("x", x)
-    if x.ndim < 2:
-        raise ValueError(f"x: {x.ndim} dimensions are not enough; expected 2 or more")
-    axis = _channel_axis(axis, x.ndim)
-    channels = x.shape[axis]
-    count = math.prod(x.shape[:axis] + x.shape[axis + 1 :])
     training = _flag("training", training)
+    axis, channels, count = _geometry(x, axis, training)
     eps = _number("eps", eps, 0.0, math.inf)
-    if momentum is None:
-        raise ValueError(
-            "momentum: None (a cumulative average) needs a counter, which only the layer "
-            "fastact.BatchNorm has; expected 0 to 1"
-        )
-    momentum = _number("momentum", momentum, 0.0, 1.0)
+    momentum = _momentum(momentum)
     weight64 = _per_channel("weight", weight, channels)
     bias64 = _per_channel("bias", bias, channels)
     tracked = _running(running_mean, running_var, x, channels, training)
     fused = _fuse(activation, activation_params, channels)
-    if training and count < 2:
-        raise ValueError(
-            f"x: shape {x.shape} has {count} value per channel (axis {axis}); training needs at "
-            "least 2"
-        )
     small = {
         "weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var,
     }  # fmt: skip
@@ -339,15 +325,50 @@ def _forward(
         array.flags.writeable = False
     mean, var = statistics[:, :, 0]
     if training and tracked:
-        with np.errstate(all="ignore"):
-            _move(running_mean, mean, momentum)
-            _move(running_var, var * (count / (count - 1)), momentum)
+        _track(running_mean, running_var, mean, var, count, momentum)
     kept = given_x if type(given_x) is np.ndarray else x
     context = BatchNormContext(
         kept, mean, var, count, training, axis, affine, rstd, fused,
         _gradient_dtype(weight), _gradient_dtype(bias),
     )  # fmt: skip
     return y, context
+
+
+def _geometry(x: np.ndarray, axis: object, training: bool) -> tuple[int, int, int]:
+    """The channel axis, the number of channels, and the number of values in each."""
+    if x.ndim < 2:
+        raise ValueError(f"x: {x.ndim} dimensions are not enough; expected 2 or more")
+    axis = _channel_axis(axis, x.ndim)
+    count = math.prod(x.shape[:axis] + x.shape[axis + 1 :])
+    if training and count < 2:
+        raise ValueError(
+            f"x: shape {x.shape} has {count} value per channel (axis {axis}); training needs at "
+            "least 2"
+        )
+    return axis, x.shape[axis], count
+
+
+def _momentum(momentum: object) -> float:
+    if momentum is None:
+        raise ValueError(
+            "momentum: None (a cumulative average) needs a counter, which only the layer "
+            "fastact.BatchNorm has; expected 0 to 1"
+        )
+    return _number("momentum", momentum, 0.0, 1.0)
+
+
+def _track(
+    running_mean: np.ndarray,
+    running_var: np.ndarray,
+    mean: np.ndarray,
+    var: np.ndarray,
+    count: int,
+    momentum: float,
+) -> None:
+    """Updates the running statistics in place, with the unbiased variance."""
+    with np.errstate(all="ignore"):
+        _move(running_mean, mean, momentum)
+        _move(running_var, var * (count / (count - 1)), momentum)
 
 
 def _move(running: np.ndarray, batch: np.ndarray, momentum: float) -> None:
