@@ -91,9 +91,9 @@ static int by_whole_channels(const fa_job *j)
     return !j->by_rows && !j->bare && reduces(j) && j->bn->channels >= 2 * j->threads;
 }
 
-/* The second pass of the backward needs g again.  It is computed twice only where keeping it would cost more:
- * a whole array in the cache has room where dx will be; else a channel's g may fit the second-level cache
- * beside its x. */
+/* The second pass of the backward needs g again.  It waits where dx will be, if the array fits the cache or its
+ * channels lie side by side; else in a buffer, if a channel's g fits the second-level cache beside its x; else
+ * it is computed twice, which costs less than another trip to memory for each channel. */
 static int keeps_channel_g(const fa_job *j)
 {
     return j->backward && j->activation && !j->keep_g && by_whole_channels(j) &&
@@ -173,9 +173,9 @@ static int start(fa_job *j, const fa_batchnorm *bn)
     j->blocks = (bn->count + FA_BLOCK - 1) / FA_BLOCK;
     j->threads = fa_threads_for(size);
     j->stream = fa_worth_streaming(size * j->itemsize * (2 + j->backward)) ? isa->stream : NULL;
-    j->keep_g = j->backward && j->activation && !j->bare && !j->stream;
     j->by_rows = fa_view_channels_last(j->x) && (!j->out || fa_view_channels_last(j->out)) &&
                  (!j->dy || fa_view_channels_last(j->dy));
+    j->keep_g = j->backward && j->activation && !j->bare && (!j->stream || j->by_rows);
     if (size == 0)
         return 0;
     if (allocate(j) < 0) {
