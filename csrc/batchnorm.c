@@ -93,7 +93,7 @@ static int by_whole_channels(const fa_job *j)
 
 /* The second pass of the backward needs g again.  It waits where dx will be, if the array fits the cache or its
  * channels lie side by side; else in a buffer, if a channel's g fits the second-level cache beside its x; else
- * it is computed twice, which costs less than another trip to memory for each channel. */
+ * it is computed twice. */
 static int keeps_channel_g(const fa_job *j)
 {
     return j->backward && j->activation && !j->keep_g && by_whole_channels(j) &&
