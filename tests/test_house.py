@@ -77,7 +77,7 @@ def test_the_search_finds_a_planted_name():
         ("a.py", f'x = "{name}"'), ("a.py", f"fa.{name}(x)"), ("a.pyx", f"cdef f_{name}_x(): pass"),
         ("a.c", f"int fa_{name}_value;"), ("a.c", f'strcmp(a, "{name}")'),
     ):  # fmt: skip
-        assert mentions(path, text) == [name]
+        assert name in mentions(path, text)
     for path, text in (
         ("a.py", f'"""{name}"""\nx = 1  # {name}'),
         ("a.c", f"/* {name} */ // {name}"),
