@@ -113,8 +113,8 @@ class BuildExt(build_ext):
     def build_extension(self, ext):
         flags = [*NUMERICS, *WARNINGS, *self.openmp_compile()]
         if ext.name == "fastact._runtime":
-            ext.extra_objects = self.compile_isas(flags)
-            ext.define_macros += self.build_macros(flags)
+            ext.extra_objects = self.compile_isas()
+            ext.define_macros += self.build_macros()
         # A generated module is no place for warnings about generated code: those we can do nothing
         # about are off, the rest stay on.
         ext.extra_compile_args = [*flags, "-Wno-unused-function", "-Wno-unused-parameter"]
@@ -124,7 +124,7 @@ class BuildExt(build_ext):
     def openmp_compile(self):
         return [flag for flag in self.openmp if not flag.startswith("-l")]
 
-    def compile_isas(self, flags):
+    def compile_isas(self):
         objects = []
         for isa, isa_flags in isas().items():
             objects += self.compiler.compile(
@@ -143,10 +143,11 @@ class BuildExt(build_ext):
         )
         return [] if "clang" in version.stdout else GCC_ONLY
 
-    def build_macros(self, flags):
+    def build_macros(self):
         macros = [(f"FA_HAVE_{isa.upper()}", "1") for isa in isas()]
         compiler = self.compiler.compiler_so[0].replace('"', "")
-        text = " ".join([compiler, *flags])
+        # those of the kernels, which every instruction set's own are added to
+        text = " ".join([compiler, *NUMERICS, *self.gcc_only(), *self.openmp])
         return [*macros, ("FA_BUILD_FLAGS", f'"{text}"')]
 
 

@@ -22,7 +22,7 @@ out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 # The oracle takes a parameter and the kernel a dy that some functions ignore: no warning for that.
 # shellcheck disable=SC2086
-${CC:-gcc} -O3 -std=gnu11 -ffp-contract=off -fno-math-errno -fno-trapping-math -Wall -Wextra \
+${CC:-gcc} -O3 -std=gnu11 -ffp-contract=off -fno-math-errno -fno-trapping-math -fno-thread-jumps -Wall -Wextra \
     -Wno-unused-parameter $flags -DCHECK_BITS="$bits" ${CHECK_QUICK:+-DCHECK_QUICK} -fopenmp \
     -I"${FASTACT_CSRC:-$here/../csrc}" "$here/accuracy_check.c" -o "$out/check" $quadmath -lm
 OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} "$out/check" "$@"

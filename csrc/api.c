@@ -1,8 +1,6 @@
 #include "api.h"
 
-#include "parallel.h"
-
 const fa_api fa_api_table = {
-    fa_activation_table, fa_threads_for,       fa_elementwise,        fa_ufunc_loop,
+    fa_activation_table, fa_elementwise,       fa_ufunc_loop,
     fa_make_view,        fa_batchnorm_forward, fa_batchnorm_backward, fa_param_gradient,
 };

@@ -22,7 +22,6 @@
 #undef n_mul
 #undef n_div
 #undef n_sqrt
-#undef n_neg
 #undef n_select
 #undef n_round
 #undef n_clamp
@@ -62,7 +61,6 @@ typedef uint32_t fa_pattern_f32;
 #define n_product(x, y) ((double)(x) * (double)(y)) /* of plain numbers; may overflow */
 #define n_div(a, b) ((a) / (b))
 #define n_sqrt(a) __builtin_sqrt(a)
-#define n_neg(a) (-(a))
 #define n_minus_abs(x) (-fa_abs((double)(x))) /* of a plain number */
 #define n_select(cond, a, b) ((cond) ? (a) : (b))
 #define n_round(a) ((float)(a))
@@ -105,7 +103,6 @@ typedef uint64_t fa_pattern_f64;
 #define n_product(x, y) fa_two_prod((x), (y))
 #define n_div(a, b) fa_div_dd((a), (b))
 #define n_sqrt(a) fa_sqrt_dd(a)
-#define n_neg(a) fa_neg_dd(a)
 #define n_minus_abs(x) fa_minus_abs_dd(x)
 #define n_select(cond, a, b) fa_select_dd((cond), (a), (b))
 #define n_round(a) fa_round_dd(a)

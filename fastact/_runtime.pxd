@@ -80,7 +80,6 @@ cdef extern from "api.h" nogil:
 
     ctypedef struct fa_api:
         const fa_activation_info *activations
-        int (*threads_for)(ptrdiff_t) noexcept nogil
         void (*elementwise)(const fa_op *, int, const ptrdiff_t *, const fa_operand *) noexcept nogil
         void (*ufunc_loop)(char **, const ptrdiff_t *, const ptrdiff_t *, void *) noexcept nogil
         fa_view (*make_view)(char *, fa_dtype, int, const ptrdiff_t *, const ptrdiff_t *, int) noexcept nogil
