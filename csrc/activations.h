@@ -1,5 +1,5 @@
 /* The activations: value and backward of each, in the order of activations.def, written once in the
- * vocabulary of working.h and compiled for float32 and float64.  No include guard.
+ * vocabulary of working.h and compiled for each of its dtypes.  No include guard.
  *
  *   fa_<name>_value(x, parameters...)          f(x)
  *   fa_<name>_backward(dy, x, parameters...)   dy * f'(x)
@@ -9,10 +9,16 @@
  * backward (near a zero of f' at most 2^-33 |dy|); float64 1 ULP forward, 2 ULP backward (near a zero
  * of f' 2^-52 |dy|).  ULP: spacing at the exact result, at least the smallest subnormal.
  *
- * A NaN x or dy gives NaN.  Only where a branch makes the derivative exactly 0 (relu, and prelu's
- * weight) is the gradient 0 even for a NaN dy.
+ * A NaN x or dy gives NaN.  Only where a branch makes the derivative exactly 0 (FN(fa_branch) below, and
+ * prelu's weight) is the gradient 0 even for a NaN dy.
  * At x = +-inf value and derivative are the limits.
  */
+
+/* g where `slopes`, 0 where the function is flat by a branch; a NaN x stays. */
+FA_INLINE real FN(fa_branch)(real x, int slopes, real g) {
+    g = FN(fa_choose)(slopes, g, 0);
+    return FN(fa_choose)(x == x, g, x);
+}
 
 /* identity: x */
 FA_INLINE real FN(fa_identity_value)(real x) { return x; }
@@ -23,6 +29,26 @@ FA_INLINE real FN(fa_relu_value)(real x) { return x < 0 ? 0 : x; }
 FA_INLINE real FN(fa_relu_backward)(real dy, real x) {
     real g = x > 0 ? dy : 0;
     return x == x ? g : x;
+}
+
+/* relu6: min(max(x, 0), 6); exact; relu6(-0) = -0; derivative 0 at 0 and 6 */
+FA_INLINE real FN(fa_relu6_value)(real x) {
+    x = FN(fa_choose)(x < 0, 0, x);
+    return FN(fa_choose)(x > 6, 6, x);
+}
+FA_INLINE real FN(fa_relu6_backward)(real dy, real x) {
+    return FN(fa_branch)(x, (x > 0) & (x < 6), dy);
+}
+
+/* relu_squared: max(x, 0)^2; derivative 2 max(x, 0), where 2 goes to the smaller factor: no overflow on
+ * the way */
+FA_INLINE real FN(fa_relu_squared_value)(real x) {
+    double c = (double)FN(fa_choose)(x < 0, 0, x);
+    return (real)(c * c);
+}
+FA_INLINE real FN(fa_relu_squared_backward)(real dy, real x) {
+    double a = x > 1 ? 2.0 : 1.0, b = x > 1 ? 1.0 : 2.0;
+    return FN(fa_branch)(x, x > 0, (real)((a * (double)dy) * (b * (double)x)));
 }
 
 /* leaky_relu: x if x > 0 else negative_slope * x; derivative negative_slope at 0 */
@@ -48,6 +74,17 @@ FA_INLINE double FN(fa_prelu_param_gradient)(real dy, real x, double weight) {
     double g = (double)dy * (double)x;
     double high = x == x ? 0.0 : (double)x;
     return x < 0 ? g : high;
+}
+
+/* rrelu: the evaluation form, leaky_relu with the mean of its random slopes; derivative that slope at 0 */
+FA_INLINE real FN(fa_rrelu_value)(real x, double lower, double upper) {
+    real low = n_finish(n_set(x), n_scale(n_sum(lower, upper), 0.5), 1.0);
+    return x > 0 ? x : low;
+}
+FA_INLINE real FN(fa_rrelu_backward)(real dy, real x, double lower, double upper) {
+    real low = n_finish(n_set(dy), n_scale(n_sum(lower, upper), 0.5), 1.0);
+    real g = x > 0 ? dy : low;
+    return x == x ? g : x;
 }
 
 /* elu: x if x > 0 else alpha * expm1(x); derivative alpha at 0.  Any alpha with 2^-200 <= |alpha| <=
@@ -82,6 +119,21 @@ FA_INLINE real FN(fa_selu_backward)(real dy, real x) {
     return x > 0 ? high : low;
 }
 
+/* celu: x if x > 0 else alpha expm1(x / alpha); derivative 1 at 0.  2^-115 <= alpha <= 2^115 keeps the
+ * bounds; of a negative alpha x / alpha goes up to 700. */
+FA_INLINE real FN(fa_celu_value)(real x, double alpha) {
+    num y = n_clamp(n_div(n_set(FN(fa_finite)(x)), n_set(alpha)), FA_TAIL);
+    real low = n_finish(n_set(alpha), n_expm1(y), 1.0);
+    low = FN(fa_choose)(fa_abs(n_hi(y)) < 0x1p-60, x, low); /* where x / alpha may underflow */
+    return x > 0 ? x : low;
+}
+FA_INLINE real FN(fa_celu_backward)(real dy, real x, double alpha) {
+    double lift;
+    num slope = n_exp_wide(n_div(n_set(FN(fa_finite)(x)), n_set(alpha)), &lift);
+    real low = n_finish(n_set(dy), slope, lift);
+    return x > 0 ? dy : low;
+}
+
 /* sigmoid: 1 / (1 + e^-x); derivative sigma(x) sigma(-x), even */
 FA_INLINE real FN(fa_sigmoid_value)(real x) {
     double lift = n_lift(x < FA_LIFT_BELOW);
@@ -96,6 +148,40 @@ FA_INLINE real FN(fa_sigmoid_backward)(real dy, real x) {
     return n_finish(n_set(dy), slope, lift);
 }
 
+/* hardsigmoid: x / 6 + 1/2 between -3 and 3, as (x + 3) / 6, which does not cancel; derivative 0 at
+ * both ends */
+#ifndef FA_SIXTH
+#define FA_SIXTH n_pair(0x1.5555555555555p-3, 0x1.5555555555555p-57)
+#endif
+FA_INLINE real FN(fa_hardsigmoid_value)(real x) {
+    real y = n_round(n_mul(n_add(n_set(x), n_set(3.0)), FA_SIXTH));
+    y = FN(fa_choose)(x <= -3, 0, y);
+    return FN(fa_choose)(x >= 3, 1, y);
+}
+FA_INLINE real FN(fa_hardsigmoid_backward)(real dy, real x) {
+    return FN(fa_branch)(x, (x > -3) & (x < 3), n_finish(n_set(dy), FA_SIXTH, 1.0));
+}
+
+/* hard_sigmoid: alpha x + beta between 0 and 1, as an exact pair: it cancels near its zero */
+FA_INLINE real FN(fa_hard_sigmoid_value)(real x, double alpha, double beta) {
+    fa_dd v = fa_add_dd(fa_two_prod((double)x, alpha), fa_dd_set(beta, 0.0));
+    double y = fa_pick(v.hi <= 0.0, 0.0, fa_round_dd(v));
+    return (real)fa_pick(v.hi >= 1.0, 1.0, y);
+}
+FA_INLINE real FN(fa_hard_sigmoid_backward)(real dy, real x, double alpha, double beta) {
+    fa_dd v = fa_add_dd(fa_two_prod((double)x, alpha), fa_dd_set(beta, 0.0));
+    int below_1 = (v.hi < 1.0) | ((v.hi == 1.0) & (v.lo < 0.0));
+    return FN(fa_branch)(x, (v.hi > 0.0) & below_1, (real)((double)dy * alpha));
+}
+
+/* logsigmoid: -log(1 + e^-x) = -softplus(-x); derivative sigma(-x) */
+FA_INLINE real FN(fa_softplus_value)(real x, double beta);
+FA_INLINE real FN(fa_softplus_backward)(real dy, real x, double beta);
+FA_INLINE real FN(fa_logsigmoid_value)(real x) { return -FN(fa_softplus_value)(-x, 1.0); }
+FA_INLINE real FN(fa_logsigmoid_backward)(real dy, real x) {
+    return FN(fa_softplus_backward)(dy, -x, 1.0);
+}
+
 /* tanh; derivative 4 sigma(2x) sigma(-2x) = 1 / cosh^2, without 1 - tanh^2 */
 FA_INLINE real FN(fa_tanh_value)(real x) {
     return n_round(n_tanh_half(FN(fa_clamp)(2 * x, FA_TAIL_TANH)));
@@ -107,6 +193,163 @@ FA_INLINE real FN(fa_tanh_backward)(real dy, real x) {
     num slope = n_div(n_mul(n_mul(n_set(4.0), v.left), v.right), n_mul(v.sum, v.sum));
     return n_finish(n_set(dy), slope, lift);
 }
+
+/* hardtanh: min(max(x, min_val), max_val); derivative 0 at both ends.  Comparisons with a float64 are
+ * made in x's dtype: x < p where x < the next number of that dtype from p up. */
+FA_INLINE real FN(fa_hardtanh_value)(real x, double min_val, double max_val) {
+    real y = FN(fa_choose)(x < FN(fa_up)(min_val), (real)min_val, x);
+    return FN(fa_choose)(y > FN(fa_down)(max_val), (real)max_val, y);
+}
+FA_INLINE real FN(fa_hardtanh_backward)(real dy, real x, double min_val, double max_val) {
+    return FN(fa_branch)(x, (x > FN(fa_down)(min_val)) & (x < FN(fa_up)(max_val)), dy);
+}
+
+/* tanhshrink: x - tanh(x); below 1 as x^3 ((x cosh x - sinh x) / x^3) / cosh x, which does not cancel;
+ * derivative tanh^2 */
+FA_INLINE real FN(fa_tanhshrink_value)(real x) {
+    double lift = n_lift(fa_abs((double)x) < 0x1p-300);
+    int small = fa_abs((double)x) < 1.0;
+    num c = n_select(small, n_set(x), n_set(1.0));
+    real y = n_finish(c, n_tanhshrink(x, small, lift), lift);
+    return FN(fa_choose)(fa_abs((double)x) > FA_LARGEST, x, y);
+}
+FA_INLINE real FN(fa_tanhshrink_backward)(real dy, real x) {
+    double lift = n_lift(fa_abs((double)x) < 0x1p-300);
+    num t = n_scale(n_tanh_half(FN(fa_clamp)(2 * x, FA_TAIL_TANH)), n_unlift(lift));
+    return n_finish(n_set(dy), n_mul(t, t), lift);
+}
+
+/* hardshrink: 0 if -lambd <= x <= lambd else x; exact; the derivative is 0 at both ends */
+FA_INLINE int FN(fa_within)(real x, double lambd) {
+    return (x >= FN(fa_up)(-lambd)) & (x <= FN(fa_down)(lambd));
+}
+FA_INLINE real FN(fa_hardshrink_value)(real x, double lambd) {
+    return FN(fa_choose)(FN(fa_within)(x, lambd), 0, x);
+}
+FA_INLINE real FN(fa_hardshrink_backward)(real dy, real x, double lambd) {
+    return FN(fa_branch)(x, !FN(fa_within)(x, lambd), dy);
+}
+
+/* softshrink: x + lambd below -lambd, x - lambd above lambd, else 0; the derivative is 0 at both ends */
+FA_INLINE real FN(fa_shrink_value)(real x, double bias, double lambd);
+FA_INLINE real FN(fa_shrink_backward)(real dy, real x, double bias, double lambd);
+FA_INLINE real FN(fa_softshrink_value)(real x, double lambd) { return FN(fa_shrink_value)(x, lambd, lambd); }
+FA_INLINE real FN(fa_softshrink_backward)(real dy, real x, double lambd) {
+    return FN(fa_shrink_backward)(dy, x, lambd, lambd);
+}
+
+/* shrink: x + bias below -lambd, x - bias above lambd, else 0 */
+FA_INLINE real FN(fa_shrink_value)(real x, double bias, double lambd) {
+    real low = (real)((double)x + bias), high = (real)((double)x - bias);
+    real y = FN(fa_choose)(x > FN(fa_down)(lambd), high, 0);
+    y = FN(fa_choose)(x < FN(fa_up)(-lambd), low, y);
+    return FN(fa_choose)(x == x, y, x);
+}
+FA_INLINE real FN(fa_shrink_backward)(real dy, real x, double bias, double lambd) {
+    (void)bias;
+    return FN(fa_branch)(x, (x < FN(fa_up)(-lambd)) | (x > FN(fa_down)(lambd)), dy);
+}
+
+/* threshold: x if x > threshold else value; the derivative is 0 at the threshold */
+FA_INLINE real FN(fa_threshold_value)(real x, double threshold, double value) {
+    real y = FN(fa_choose)(x > FN(fa_down)(threshold), x, (real)value);
+    return FN(fa_choose)(x == x, y, x);
+}
+FA_INLINE real FN(fa_threshold_backward)(real dy, real x, double threshold, double value) {
+    (void)value;
+    return FN(fa_branch)(x, x > FN(fa_down)(threshold), dy);
+}
+
+/* thresholded_relu: x if x > alpha else 0; exact */
+FA_INLINE real FN(fa_thresholded_relu_value)(real x, double alpha) {
+    return FN(fa_threshold_value)(x, alpha, 0.0);
+}
+FA_INLINE real FN(fa_thresholded_relu_backward)(real dy, real x, double alpha) {
+    return FN(fa_threshold_backward)(dy, x, alpha, 0.0);
+}
+
+/* softsign: x / (1 + |x|); derivative 1 / (1 + |x|)^2 */
+FA_INLINE real FN(fa_softsign_value)(real x) {
+    num c = n_set(FN(fa_clamp)(x, 0x1p100f)); /* 1 from there on */
+    real y = n_round(n_div(c, n_sub(n_set(1.0), n_minus_abs(n_hi(c)))));
+    return FN(fa_choose)(x == 0, x, y);
+}
+FA_INLINE real FN(fa_softsign_backward)(real dy, real x) {
+    real c = FN(fa_finite)(x);
+    double lift = n_lift(fa_abs((double)c) > FA_SQUARABLE);
+    num d = n_scale(n_sub(n_set(1.0), n_minus_abs(c)), lift);
+    return n_finish(n_set(dy), n_div(n_set(1.0), n_mul(d, d)), lift);
+}
+
+/* softplus: log(1 + e^(beta x)) / beta = max(x, 0) + log1p(e^-|beta x|) / beta; derivative
+ * sigma(beta x).  beta > 0 in any format range 2^-900 to 2^900; a negative beta gives the formula's
+ * value, -softplus(-x, -beta); beta = 0 gives inf. */
+FA_INLINE real FN(fa_softplus_value)(real x, double beta) {
+    num y = n_product(x, beta);
+    double lift = n_lift(n_hi(y) < FA_LIFT_BELOW);
+    num inverse = n_div(n_set(1.0), n_set(beta));
+    real bulk = FN(fa_choose)((x > 0) == (beta > 0), x, 0);
+    return n_finish_add(bulk, inverse, n_log1pexp(y, lift), lift);
+}
+FA_INLINE real FN(fa_softplus_backward)(real dy, real x, double beta) {
+    num y = n_clamp(n_product(x, beta), FA_TAIL);
+    double lift = n_lift(n_hi(y) < FA_LIFT_BELOW);
+    n_logistic_parts v = n_logistic(y, lift);
+    return n_finish(n_set(dy), n_div(v.left, v.sum), lift);
+}
+
+/* squareplus: (x + r) / 2, r = sqrt(x^2 + b), as max(x, 0) + b / (2 (r + |x|)), which does not cancel;
+ * derivative (1 + x / r) / 2, i.e. q = b / (2 r (r + |x|)) for x <= 0 and 1 - q for x > 0.  b from 2^-200
+ * to 2^200, or 0, keeps the bounds. */
+FA_INLINE num FN(fa_squareplus_root)(real c, double b, double lift) { /* r, times lift */
+    num s = n_scale(n_set(c), lift);
+    return n_sqrt(n_add(n_mul(s, s), n_scale(n_scale(n_set(b), lift), lift)));
+}
+FA_INLINE num FN(fa_squareplus_sum)(real c, num root, double lift) { /* r + |x|, times lift */
+    return n_sub(root, n_scale(n_minus_abs(c), lift));
+}
+FA_INLINE num FN(fa_not_zero)(num a) { return n_select(n_hi(a) == 0.0, n_set(1.0), a); }
+FA_INLINE real FN(fa_squareplus_value)(real x, double b) {
+    real c = FN(fa_squarable)(x), bulk = FN(fa_choose)(x < 0, 0, x);
+    double lift = n_lift(c < -FA_SQUARABLE);
+    num sum = FN(fa_not_zero)(FN(fa_squareplus_sum)(c, FN(fa_squareplus_root)(c, b, lift), lift));
+    real y = n_finish_add(bulk, n_set(b), n_div(n_set(0.5), n_scale(sum, lift)), lift);
+    return FN(fa_choose)(x < -FA_LARGEST, 0, y);
+}
+FA_INLINE real FN(fa_squareplus_backward)(real dy, real x, double b) {
+    real c = FN(fa_squarable)(x);
+    double lift = n_lift(c < -FA_SQUARABLE);
+    num root = FN(fa_squareplus_root)(c, b, lift), sum = FN(fa_squareplus_sum)(c, root, lift);
+    num q = n_div(n_set(b), FN(fa_not_zero)(n_mul(n_scale(root, 2.0), sum)));
+    return n_finish(n_set(dy), n_select(x > 0, n_sub(n_set(1.0), q), q), lift);
+}
+
+/* sparse_plus: (x + 1)^2 / 4 between -1 and 1, 0 to the left, x to the right; derivative sparse_sigmoid */
+FA_INLINE real FN(fa_sparse_plus_value)(real x) {
+    num s = n_add(n_set(FN(fa_clamp)(x, 1)), n_set(1.0));
+    real y = n_finish(n_scale(s, 0.25), s, 1.0);
+    return FN(fa_choose)(x >= 1, x, y);
+}
+FA_INLINE real FN(fa_sparse_plus_backward)(real dy, real x) {
+    num slope = n_scale(n_add(n_set(FN(fa_clamp)(x, 1)), n_set(1.0)), 0.5);
+    return FN(fa_branch)(x, x > -1, n_finish(n_set(dy), slope, 1.0));
+}
+
+/* sparse_sigmoid: (x + 1) / 2 between -1 and 1; the derivative is 0 at both ends */
+FA_INLINE real FN(fa_sparse_sigmoid_value)(real x) {
+    return n_round(n_scale(n_add(n_set(FN(fa_clamp)(x, 1)), n_set(1.0)), 0.5));
+}
+FA_INLINE real FN(fa_sparse_sigmoid_backward)(real dy, real x) {
+    return FN(fa_branch)(x, (x > -1) & (x < 1), (real)(0.5 * (double)dy));
+}
+
+/* exponential: e^x; derivative e^x, which may overflow where dy e^x does not */
+FA_INLINE real FN(fa_exponential_backward)(real dy, real x) {
+    double lift;
+    num e = n_exp_wide(n_set(FN(fa_finite)(x)), &lift);
+    return n_finish(n_set(dy), e, lift);
+}
+FA_INLINE real FN(fa_exponential_value)(real x) { return FN(fa_exponential_backward)(1, x); }
 
 /* gelu: x Phi(x); as max(x, 0) - |x| Phi(-|x|), which does not cancel.  Derivative Phi(x) + x phi(x),
  * i.e. g = Phi(-|x|) - |x| phi(x) for x <= 0 and 1 - g for x > 0. */
@@ -149,34 +392,155 @@ FA_INLINE real FN(fa_gelu_tanh_backward)(real dy, real x) {
     return n_finish(n_set(dy), n_div(top, n_mul(v.sum, v.sum)), lift);
 }
 
-/* silu: x sigma(x); derivative sigma (1 + x (1 - sigma)), zero at -1.278, hence the fine logistic */
-FA_INLINE real FN(fa_silu_value)(real x) {
-    real low = FN(fa_floor_at)(x, -FA_TAIL); /* not -inf * 0 */
-    double lift = n_lift(x < FA_LIFT_BELOW);
-    n_logistic_parts v = n_logistic(n_set(FN(fa_clamp)(x, FA_TAIL)), lift);
-    return n_finish(n_set(low), n_div(v.left, v.sum), lift);
+/* x sigma(y), |y| <= FA_TAIL; the derivative for y a multiple of x: sigma (1 + y (1 - sigma)), zero at
+ * y = -1.278, hence the fine logistic */
+FA_INLINE real FN(fa_gate_value)(real x, num y) {
+    double lift = n_lift(n_hi(y) < FA_LIFT_BELOW);
+    n_logistic_parts v = n_logistic(y, lift);
+    return n_finish(n_set(x), n_div(v.left, v.sum), lift);
 }
-FA_INLINE real FN(fa_silu_backward)(real dy, real x) {
-    num c = n_set(FN(fa_clamp)(x, FA_TAIL));
-    double lift = n_lift(x < FA_LIFT_BELOW);
-    n_logistic_parts v = n_logistic_fine(c, lift);
-    num top = n_mul(v.left, n_add(v.sum, n_mul(c, v.right)));
+FA_INLINE real FN(fa_gate_backward)(real dy, num y) {
+    double lift = n_lift(n_hi(y) < FA_LIFT_BELOW);
+    n_logistic_parts v = n_logistic_fine(y, lift);
+    num top = n_mul(v.left, n_add(v.sum, n_mul(y, v.right)));
     return n_finish(n_set(dy), n_div(top, n_mul(v.sum, v.sum)), lift);
 }
 
-/* softplus: log(1 + e^(beta x)) / beta = max(x, 0) + log1p(e^-|beta x|) / beta; derivative
- * sigma(beta x).  beta > 0 in any format range 2^-900 to 2^900; a negative beta gives the formula's
- * value, -softplus(-x, -beta); beta = 0 gives inf. */
-FA_INLINE real FN(fa_softplus_value)(real x, double beta) {
-    num y = n_product(x, beta);
-    double lift = n_lift(n_hi(y) < FA_LIFT_BELOW);
-    num inverse = n_div(n_set(1.0), n_set(beta));
-    real bulk = FN(fa_choose)((x > 0) == (beta > 0), x, 0);
-    return n_finish_add(bulk, inverse, n_log1pexp(y, lift), lift);
+/* quick_gelu: x sigma(1.702 x) */
+#ifndef FA_QUICK_GELU_BETA
+#define FA_QUICK_GELU_BETA n_pair(0x1.b3b645a1cac08p+0, 0x1.89374bc6a7efap-55)
+#endif
+FA_INLINE real FN(fa_quick_gelu_value)(real x) {
+    num y = n_mul(n_set(FN(fa_clamp)(x, FA_TAIL)), FA_QUICK_GELU_BETA);
+    return FN(fa_gate_value)(FN(fa_floor_at)(x, -FA_TAIL), n_clamp(y, FA_TAIL));
 }
-FA_INLINE real FN(fa_softplus_backward)(real dy, real x, double beta) {
-    num y = n_clamp(n_product(x, beta), FA_TAIL);
-    double lift = n_lift(n_hi(y) < FA_LIFT_BELOW);
-    n_logistic_parts v = n_logistic(y, lift);
-    return n_finish(n_set(dy), n_div(v.left, v.sum), lift);
+FA_INLINE real FN(fa_quick_gelu_backward)(real dy, real x) {
+    num y = n_mul(n_set(FN(fa_clamp)(x, FA_TAIL)), FA_QUICK_GELU_BETA);
+    return FN(fa_gate_backward)(dy, n_clamp(y, FA_TAIL));
+}
+
+/* silu: x sigma(x) */
+FA_INLINE real FN(fa_silu_value)(real x) {
+    real low = FN(fa_floor_at)(x, -FA_TAIL); /* not -inf * 0 */
+    return FN(fa_gate_value)(low, n_set(FN(fa_clamp)(x, FA_TAIL)));
+}
+FA_INLINE real FN(fa_silu_backward)(real dy, real x) {
+    return FN(fa_gate_backward)(dy, n_set(FN(fa_clamp)(x, FA_TAIL)));
+}
+
+/* swish: x sigma(beta x), any beta.  At infinity x where sigma does not vanish. */
+FA_INLINE real FN(fa_swish_value)(real x, double beta) {
+    real c = FN(fa_clamp)(x, FA_LARGEST);
+    num y = n_clamp(n_product(c, beta), FA_TAIL);
+    return FN(fa_choose)((x != c) & (n_hi(y) >= 0.0), x, FN(fa_gate_value)(c, y));
+}
+FA_INLINE real FN(fa_swish_backward)(real dy, real x, double beta) {
+    return FN(fa_gate_backward)(dy, n_clamp(n_product(FN(fa_clamp)(x, FA_LARGEST), beta), FA_TAIL));
+}
+
+/* hardswish: x (x + 3) / 6 between -3 and 3, 0 to the left, x to the right; derivative (2 x + 3) / 6 */
+FA_INLINE real FN(fa_hardswish_value)(real x) {
+    num c = n_set(FN(fa_clamp)(x, 3));
+    real y = n_finish(c, n_mul(n_add(c, n_set(3.0)), FA_SIXTH), 1.0);
+    y = FN(fa_choose)(x <= -3, 0, y);
+    return FN(fa_choose)(x >= 3, x, y);
+}
+FA_INLINE real FN(fa_hardswish_backward)(real dy, real x) {
+    num slope = n_mul(n_add(n_set(2 * FN(fa_clamp)(x, 3)), n_set(3.0)), FA_SIXTH);
+    real g = FN(fa_choose)(x >= 3, dy, n_finish(n_set(dy), slope, 1.0));
+    return FN(fa_branch)(x, x > -3, g);
+}
+
+/* mish: x tanh(log(1 + e^x)).  With l / s and r / s for sigma(x) and sigma(-x) it is
+ * x l (s + r) / (s^2 + r^2), and its derivative l ((s + r) (s^2 + r^2) + 4 x s r^2) / (s^2 + r^2)^2. */
+FA_INLINE real FN(fa_mish_value)(real x) {
+    real low = FN(fa_floor_at)(x, -FA_TAIL);
+    double lift = n_lift(x < FA_LIFT_BELOW);
+    n_logistic_parts v = n_logistic_unit(n_set(FN(fa_clamp)(x, FA_TAIL)), lift);
+    num bottom = n_add(n_mul(v.sum, v.sum), n_mul(v.right, v.right));
+    return n_finish(n_set(low), n_div(n_mul(v.left, n_add(v.sum, v.right)), bottom), lift);
+}
+FA_INLINE real FN(fa_mish_backward)(real dy, real x) {
+    num c = n_set(FN(fa_clamp)(x, FA_TAIL));
+    double lift = n_lift(x < FA_LIFT_BELOW);
+    n_logistic_parts v = n_logistic_unit(c, lift);
+    num rr = n_mul(v.right, v.right), bottom = n_add(n_mul(v.sum, v.sum), rr);
+    num top = n_add(n_mul(n_add(v.sum, v.right), bottom), n_mul(n_mul(n_scale(c, 4.0), v.sum), rr));
+    return n_finish(n_set(dy), n_div(n_mul(v.left, top), n_mul(bottom, bottom)), lift);
+}
+
+/* hard_mish: x (x + 2) / 2 between -2 and 0, 0 to the left, x to the right; derivative x + 1 */
+FA_INLINE real FN(fa_hard_mish_value)(real x) {
+    num c = n_set(FN(fa_clamp)(x, 2));
+    real y = n_finish(c, n_scale(n_add(c, n_set(2.0)), 0.5), 1.0);
+    y = FN(fa_choose)(x <= -2, 0, y);
+    return FN(fa_choose)(x >= 0, x, y);
+}
+FA_INLINE real FN(fa_hard_mish_backward)(real dy, real x) {
+    num slope = n_add(n_set(FN(fa_clamp)(x, 2)), n_set(1.0));
+    real g = FN(fa_choose)(x >= 0, dy, n_finish(n_set(dy), slope, 1.0));
+    return FN(fa_branch)(x, x > -2, g);
+}
+
+/* ---- gated: x times an activation of the gate ---------------------------------------------------
+ *
+ *   fa_<name>_value(x, gate)                  x a(gate); dL/dx is the same of dy and the gate
+ *   fa_<name>_gate_gradient(dy, x, gate)      dy x a'(gate)
+ *
+ * Bounds as above; where dy x overflows, so does the gradient of the gate. */
+
+/* x g s, for s = n_div(...), where neither x g overflows nor g s underflows on the way */
+FA_INLINE real FN(fa_gated_product)(real x, real g, num share, double lift) {
+    int small = fa_abs((double)g) < 1.0;
+    num c = n_select(small, n_product(x, g), n_set(x));
+    return n_finish(c, n_select(small, share, n_mul(n_set(g), share)), lift);
+}
+
+/* glu: x sigma(gate) */
+FA_INLINE real FN(fa_glu_value)(real x, real gate) {
+    double lift = n_lift(gate < FA_LIFT_BELOW);
+    n_logistic_parts v = n_logistic(n_set(FN(fa_clamp)(gate, FA_TAIL)), lift);
+    return n_finish(n_set(x), n_div(v.left, v.sum), lift);
+}
+FA_INLINE real FN(fa_glu_gate_gradient)(real dy, real x, real gate) {
+    real y = FN(fa_floor_at)(FN(fa_minus_abs)(gate), -FA_TAIL);
+    double lift = n_lift(y < FA_LIFT_BELOW);
+    n_logistic_parts v = n_logistic(n_set(y), lift);
+    return n_finish(n_product(dy, x), n_div(n_mul(v.left, v.right), n_mul(v.sum, v.sum)), lift);
+}
+
+/* swiglu: x gate sigma(gate) */
+FA_INLINE real FN(fa_swiglu_value)(real x, real gate) {
+    double lift = n_lift(gate < FA_LIFT_BELOW);
+    n_logistic_parts v = n_logistic_fine(n_set(FN(fa_clamp)(gate, FA_TAIL)), lift);
+    return FN(fa_gated_product)(x, FN(fa_floor_at)(gate, -FA_TAIL), n_div(v.left, v.sum), lift);
+}
+FA_INLINE real FN(fa_swiglu_gate_gradient)(real dy, real x, real gate) {
+    num y = n_set(FN(fa_clamp)(gate, FA_TAIL));
+    double lift = n_lift(gate < FA_LIFT_BELOW);
+    n_logistic_parts v = n_logistic_fine(y, lift);
+    num top = n_mul(v.left, n_add(v.sum, n_mul(y, v.right)));
+    return n_finish(n_product(dy, x), n_div(top, n_mul(v.sum, v.sum)), lift);
+}
+
+/* geglu: x gate Phi(gate) */
+FA_INLINE real FN(fa_geglu_value)(real x, real gate) {
+    real c = FN(fa_clamp)(gate, FA_TAIL_NORMAL);
+    double lift = n_lift(gate < -34.7);
+    num tail = n_normal_tail(c, lift);
+    num share = n_select(gate > 0, n_sub(n_set(1.0), tail), tail);
+    return FN(fa_gated_product)(x, FN(fa_floor_at)(gate, -FA_TAIL_NORMAL), share, lift);
+}
+FA_INLINE real FN(fa_geglu_gate_gradient)(real dy, real x, real gate) {
+    double lift = n_lift(gate < -34.7);
+    num g = n_normal_slope(FN(fa_clamp)(gate, FA_TAIL_NORMAL), lift);
+    return n_finish(n_product(dy, x), n_select(gate > 0, n_sub(n_set(1.0), g), g), lift);
+}
+
+/* reglu: x max(gate, 0), 0 by a branch for a gate up to 0 */
+FA_INLINE real FN(fa_reglu_value)(real x, real gate) {
+    return FN(fa_branch)(gate, gate > 0, (real)((double)x * (double)gate));
+}
+FA_INLINE real FN(fa_reglu_gate_gradient)(real dy, real x, real gate) {
+    return FN(fa_branch)(gate, gate > 0, (real)((double)dy * (double)x));
 }

@@ -1,6 +1,6 @@
 #include "api.h"
 
 const fa_api fa_api_table = {
-    fa_activation_table, fa_elementwise,       fa_ufunc_loop,
+    fa_activation_table, fa_gated_table,       fa_elementwise,        fa_ufunc_loop,
     fa_make_view,        fa_batchnorm_forward, fa_batchnorm_backward, fa_param_gradient,
 };

@@ -9,7 +9,7 @@
 #include "view.h"
 
 typedef struct {
-    const fa_activation_info *activations;
+    const fa_activation_info *activations, *gated;
     void (*elementwise)(const fa_op *, int, const ptrdiff_t *, const fa_operand *);
     void (*ufunc_loop)(char **, const ptrdiff_t *, const ptrdiff_t *, void *);
     fa_view (*make_view)(char *, fa_dtype, int, const ptrdiff_t *, const ptrdiff_t *, int);

@@ -3,13 +3,19 @@
 #include <string.h>
 
 #define FA_NONE
-#define FA_SCALAR(param, fallback) {#param, fallback, 0},
-#define FA_LEARNED(param) {#param, 0.0, 1},
+#define FA_SCALAR(param, fallback) {#param, fallback, FA_HAS_DEFAULT},
+#define FA_REQUIRED(param) {#param, 0.0, FA_NO_DEFAULT},
+#define FA_LEARNED(param) {#param, 0.0, FA_HAS_GRADIENT},
+#define FA_TWO(a, b) a b
 const fa_activation_info fa_activation_table[FA_ACTIVATION_COUNT] = {
 #define FA_ROW(name, nparams, params, max_ulp, formula, source)                                        \
-    {#name, nparams, {params {NULL, 0.0, 0}}, max_ulp, formula, source},
+    {#name, nparams, {params {NULL, 0.0, FA_HAS_DEFAULT}}, max_ulp, formula, source},
 #include "activations.def"
-#undef FA_ROW
+};
+const fa_activation_info fa_gated_table[FA_GATED_COUNT] = {
+#define FA_GATED_ROW(name, max_ulp, formula, source)                                                   \
+    {#name, 0, {{NULL, 0.0, FA_HAS_DEFAULT}}, max_ulp, formula, source},
+#include "activations.def"
 };
 
 static int always(void)

@@ -17,10 +17,11 @@
 
 typedef struct {
     const fa_op *op;
-    const fa_activation_kernels *kernels;
+    const fa_real_kernels *kernels;
     void (*stream)(void *, const void *, size_t); /* NULL where results had better stay in the cache */
-    int ninputs, noperands, nparams;
+    int ndata, ninputs, noperands; /* inputs: the data, then the parameters */
     int uniform; /* every parameter is one number */
+    fa_dtype tile; /* of the kernels' data */
     ptrdiff_t itemsize;
     int ndim;
     ptrdiff_t shape[FA_MAX_NDIM];
@@ -36,26 +37,36 @@ typedef struct {
     ptrdiff_t rows, columns;
 } tile;
 
-static const fa_activation_kernels *kernels_of(const fa_op *op)
+static const fa_real_kernels *kernels_for(fa_dtype real)
 {
     const fa_isa_table *isa = fa_active();
-    return &(op->real == FA_FLOAT32 ? &isa->f32 : &isa->f64)->activation[op->activation];
+    return fa_is_half(real) ? &isa->half : real == FA_FLOAT32 ? &isa->f32 : &isa->f64;
+}
+
+const fa_activation_info *fa_op_info(const fa_op *op)
+{
+    return op->gated ? &fa_gated_table[op->activation] : &fa_activation_table[op->activation];
+}
+
+int fa_op_data(const fa_op *op)
+{
+    return 1 + op->backward + op->gated;
 }
 
 int fa_op_inputs(const fa_op *op)
 {
-    return 1 + op->backward + fa_activation_table[op->activation].nparams;
+    return fa_op_data(op) + fa_op_info(op)->nparams;
 }
 
 int fa_op_operands(const fa_op *op)
 {
-    int gradient = op->backward && kernels_of(op)->param_gradient[FA_UNIFORM];
-    return fa_op_inputs(op) + 1 + gradient;
+    int two = op->backward && (op->gated || fa_op_info(op)->params[0].kind == FA_HAS_GRADIENT);
+    return fa_op_inputs(op) + 1 + two;
 }
 
 static int is_param(const job *j, int k)
 {
-    return k < j->ninputs && k >= j->ninputs - j->nparams;
+    return k < j->ninputs && k >= j->ndata;
 }
 
 /* ---- one tile -------------------------------------------------------------------------------------- */
@@ -63,7 +74,7 @@ static int is_param(const job *j, int k)
 static int is_direct(const job *j, int k, const tile *t)
 {
     int last = j->ndim - 1;
-    return j->dtype[k] == j->op->real && j->strides[k][last] == j->itemsize &&
+    return j->dtype[k] == j->tile && j->dtype[k] == j->op->real && j->strides[k][last] == j->itemsize &&
            (t->rows == 1 || j->strides[k][last - 1] == t->columns * j->itemsize) &&
            t->rows * t->columns % FA_LANES == 0 && (uintptr_t)t->ptr[k] % (uintptr_t)j->itemsize == 0;
 }
@@ -88,55 +99,92 @@ static void scatter(const job *j, int k, const tile *t, const char *buffer, fa_d
                    j->strides[k][last]);
 }
 
-/* Buffers of one thread: two data operands, the parameters, and the output. */
+/* Buffers of one thread. */
 typedef struct {
-    _Alignas(64) double data[2][FA_BLOCK];
+    _Alignas(64) double data[FA_MAX_DATA][FA_BLOCK];
     _Alignas(64) double params[FA_MAX_PARAMS][FA_BLOCK];
-    _Alignas(64) double out[FA_BLOCK];
+    _Alignas(64) double out[2][FA_BLOCK];
 } buffers;
 
 static void bind_params(const job *j, const tile *t, buffers *b, const double **params)
 {
-    for (int p = 0; p < j->nparams; p++) {
-        int k = j->ninputs - j->nparams + p;
-        params[p] = b->params[p];
+    for (int k = j->ndata; k < j->ninputs; k++) {
+        char *to = (char *)b->params[k - j->ndata];
+        params[k - j->ndata] = b->params[k - j->ndata];
         if (j->uniform)
-            fa_gather(t->ptr[k], j->dtype[k], 0, 1, b->params[p], FA_FLOAT64);
+            fa_gather(t->ptr[k], j->dtype[k], 0, 1, to, FA_FLOAT64);
         else
-            gather(j, k, t, (char *)b->params[p], FA_FLOAT64);
+            gather(j, k, t, to, FA_FLOAT64);
     }
+}
+
+/* The outputs' own memory, or a buffer. */
+static void *result_of(const job *j, int k, const tile *t, buffers *b)
+{
+    return is_direct(j, k, t) && !j->stream ? t->ptr[k] : (void *)b->out[k - j->ninputs];
+}
+
+static void send(const job *j, int k, const tile *t, const void *result)
+{
+    if (result == t->ptr[k])
+        return;
+    if (j->stream && is_direct(j, k, t))
+        j->stream(t->ptr[k], result, (size_t)(t->rows * t->columns * j->itemsize));
+    else
+        scatter(j, k, t, result, j->tile);
+}
+
+static void run_gated(const job *j, const tile *t, buffers *b, const char *const *in)
+{
+    const fa_gated_kernels *kernels = &j->kernels->gated[j->op->activation];
+    const ptrdiff_t n = fa_padded(t->rows * t->columns);
+    void *out = result_of(j, j->ninputs, t, b);
+    if (!j->op->backward) {
+        kernels->forward(in[0], in[1], out, n);
+    } else {
+        void *gate = result_of(j, j->ninputs + 1, t, b);
+        kernels->backward(in[0], in[1], in[2], out, gate, n);
+        send(j, j->ninputs + 1, t, gate);
+    }
+    send(j, j->ninputs, t, out);
+}
+
+static void run_activation(const job *j, const tile *t, buffers *b, const char *const *in)
+{
+    const fa_activation_kernels *kernels = &j->kernels->activation[j->op->activation];
+    const int kind = j->uniform ? FA_UNIFORM : FA_VARYING;
+    const ptrdiff_t n = fa_padded(t->rows * t->columns);
+    const double *params[FA_MAX_PARAMS];
+    void *out = result_of(j, j->ninputs, t, b);
+    bind_params(j, t, b, params);
+    /* the parameter's gradient first: dx may be written over x or dy */
+    if (j->noperands > j->ninputs + 1) {
+        kernels->param_gradient[kind](in[0], in[1], b->out[1], n, params);
+        scatter(j, j->ninputs + 1, t, (char *)b->out[1], FA_FLOAT64);
+    }
+    if (j->op->backward)
+        kernels->backward[kind](in[0], in[1], out, n, params);
+    else
+        kernels->forward[kind](in[0], out, n, params);
+    send(j, j->ninputs, t, out);
 }
 
 static void run_tile(const job *j, const tile *t, buffers *b)
 {
-    const int kind = j->uniform ? FA_UNIFORM : FA_VARYING;
-    const ptrdiff_t n = t->rows * t->columns;
-    const double *params[FA_MAX_PARAMS];
-    const char *in[2];
-    int out = j->ninputs;
-    bind_params(j, t, b, params);
-    for (int k = 0; k < j->ninputs - j->nparams; k++) {
+    const char *in[FA_MAX_DATA];
+    for (int k = 0; k < j->ndata; k++) {
         in[k] = t->ptr[k];
         if (!is_direct(j, k, t)) {
             in[k] = (char *)b->data[k];
-            gather(j, k, t, (char *)b->data[k], j->op->real);
+            gather(j, k, t, (char *)b->data[k], j->tile);
+            if (fa_is_half(j->op->real) && j->dtype[k] != j->op->real)
+                fa_half_kernels_of(j->op->real)->round(b->data[k], t->rows * t->columns);
         }
     }
-    const int direct = is_direct(j, out, t) && !j->stream;
-    void *result = direct ? t->ptr[out] : (char *)b->out;
-    /* the parameter's gradient first: dx may be written over x or dy */
-    if (j->noperands > out + 1) {
-        j->kernels->param_gradient[kind](in[0], in[1], b->out, fa_padded(n), params);
-        scatter(j, out + 1, t, (char *)b->out, FA_FLOAT64);
-    }
-    if (j->op->backward)
-        j->kernels->backward[kind](in[0], in[1], result, fa_padded(n), params);
+    if (j->op->gated)
+        run_gated(j, t, b, in);
     else
-        j->kernels->forward[kind](in[0], result, fa_padded(n), params);
-    if (j->stream && is_direct(j, out, t))
-        j->stream(t->ptr[out], result, (size_t)(n * j->itemsize));
-    else if (!direct)
-        scatter(j, out, t, result, j->op->real);
+        run_activation(j, t, b, in);
 }
 
 /* ---- all tiles ------------------------------------------------------------------------------------- */
@@ -261,7 +309,7 @@ static int all_direct(const job *j)
         return 0;
     for (int k = 0; k < j->noperands; k++) {
         if (is_param(j, k) ? j->strides[k][0] != 0
-                           : j->dtype[k] != j->op->real || j->strides[k][0] != j->itemsize ||
+                           : j->dtype[k] != j->op->real || j->dtype[k] != j->tile || j->strides[k][0] != j->itemsize ||
                                  (uintptr_t)j->data[k] % (uintptr_t)j->itemsize != 0)
             return 0;
     }
@@ -277,7 +325,7 @@ static void choose_tiles(job *j)
     j->column_tiles = (j->shape[last] + j->columns - 1) / j->columns;
     j->row_tiles = j->ndim > 1 ? (j->shape[last - 1] + j->rows - 1) / j->rows : 1;
     j->uniform = 1;
-    for (int k = j->ninputs - j->nparams; k < j->ninputs; k++) {
+    for (int k = j->ndata; k < j->ninputs; k++) {
         if (j->strides[k][last] || (j->ndim > 1 && j->rows > 1 && j->strides[k][last - 1]))
             j->uniform = 0;
     }
@@ -288,8 +336,9 @@ void fa_elementwise(const fa_op *op, int ndim, const ptrdiff_t *shape, const fa_
     job j;
     ptrdiff_t size = 1, tiles;
     j.op = op;
-    j.kernels = kernels_of(op);
-    j.nparams = fa_activation_table[op->activation].nparams;
+    j.kernels = kernels_for(op->real);
+    j.tile = fa_tile_dtype(op->real);
+    j.ndata = fa_op_data(op);
     j.ninputs = fa_op_inputs(op);
     j.noperands = fa_op_operands(op);
     if (j.noperands > j.ninputs + 1 && !operands[j.ninputs + 1].data)
@@ -309,7 +358,7 @@ void fa_elementwise(const fa_op *op, int ndim, const ptrdiff_t *shape, const fa_
         memcpy(j.strides[k], operands[k].strides, (size_t)ndim * sizeof *shape);
     }
     order_axes(&j);
-    j.stream = fa_worth_streaming(size * j.itemsize * (2 + op->backward)) ? fa_active()->stream : NULL;
+    j.stream = fa_worth_streaming(size * j.itemsize * (j.ndata + 1)) ? fa_active()->stream : NULL;
     choose_tiles(&j);
     tiles = j.row_tiles * j.column_tiles;
     for (int axis = 0; axis < j.ndim - 2; axis++)
@@ -337,9 +386,8 @@ static int is_chained(const fa_loop *loop, char **args, ptrdiff_t n, const ptrdi
 static void run_loop(const fa_loop *loop, char *const *args, ptrdiff_t n, const ptrdiff_t *steps)
 {
     fa_operand operands[FA_MAX_OPERANDS];
-    const int ninputs = fa_op_inputs(&loop->op), nparams = fa_activation_table[loop->op.activation].nparams;
     for (int k = 0; k < fa_op_operands(&loop->op); k++) {
-        int param = k < ninputs && k >= ninputs - nparams;
+        int param = k < fa_op_inputs(&loop->op) && k >= fa_op_data(&loop->op);
         operands[k] = (fa_operand){args[k], param ? loop->param_dtype : loop->op.real, steps + k};
     }
     fa_elementwise(&loop->op, 1, &n, operands);

@@ -5,12 +5,16 @@
 #include "fastact.h"
 #include "strided.h"
 
-/* One direction of one activation.  Operands: [dy,] x, parameters..., then y, or dx [, dparameter]. */
+/* One direction of one activation.  Operands: [dy,] x, parameters..., then y, or dx [, dparameter].
+ * Gated: [dy,] x, gate, then y, or dx, dgate. */
 typedef struct {
-    int activation; /* row of the table */
-    int backward;
-    fa_dtype real; /* FA_FLOAT32 or FA_FLOAT64: the dtype that is computed in */
+    int activation; /* row of the table, or of the gated ones */
+    int backward, gated;
+    fa_dtype real; /* the floating dtype that is computed in */
 } fa_op;
+
+const fa_activation_info *fa_op_info(const fa_op *op);
+int fa_op_data(const fa_op *op); /* inputs that are no parameters */
 
 typedef struct {
     char *data;

@@ -19,21 +19,34 @@ enum {
     FA_GROUP = 64,   /* at most so many neighbouring channels are reduced together: 24 KiB of lanes */
     FA_MAX_PARAMS = 2,
     FA_MAX_NDIM = 64,
-    FA_MAX_OPERANDS = 3 + FA_MAX_PARAMS + 1 /* dy, x, parameters, dx, dparameter */
+    FA_MAX_DATA = 3, /* dy, x, gate */
+    FA_MAX_OPERANDS = FA_MAX_DATA + FA_MAX_PARAMS + 2 /* data, parameters, dx, dparameter or dgate */
 };
 
 /* The rows of activations.def, in table order. */
 enum {
 #define FA_ROW(name, nparams, params, max_ulp, formula, source) FA_##name,
 #include "activations.def"
-#undef FA_ROW
     FA_ACTIVATION_COUNT
 };
 
+/* Its gated rows. */
+enum {
+#define FA_GATED_ROW(name, max_ulp, formula, source) FA_##name,
+#include "activations.def"
+    FA_GATED_COUNT
+};
+
+typedef enum {
+    FA_HAS_DEFAULT,
+    FA_NO_DEFAULT,
+    FA_HAS_GRADIENT /* learned: no default, may be an array */
+} fa_parameter_kind;
+
 typedef struct {
     const char *name;
-    double fallback; /* the default; meaningless when `learned` */
-    int learned;     /* required, may be an array, and has a gradient */
+    double fallback; /* meaningless without a default */
+    fa_parameter_kind kind;
 } fa_parameter;
 
 typedef struct {
@@ -46,6 +59,7 @@ typedef struct {
 } fa_activation_info;
 
 extern const fa_activation_info fa_activation_table[FA_ACTIVATION_COUNT];
+extern const fa_activation_info fa_gated_table[FA_GATED_COUNT];
 
 /* Elementwise kernels: n is a multiple of FA_LANES; input and output may be the same pointer.
  * `params[j]` points to one float64 (uniform kernels) or to n of them (varying kernels). */
@@ -63,6 +77,12 @@ typedef struct {
     fa_backward_fn backward[2];
     fa_param_gradient_fn param_gradient[2]; /* NULL unless the parameter is learned */
 } fa_activation_kernels;
+
+/* dx may be dy's memory or any input's; dgate too, and it is written before dx's element is. */
+typedef struct {
+    void (*forward)(const void *x, const void *gate, void *y, ptrdiff_t n);
+    void (*backward)(const void *dy, const void *x, const void *gate, void *dx, void *dgate, ptrdiff_t n);
+} fa_gated_kernels;
 
 /* A number in working precision: float64 for float32 data (lo stays 0, but for means), a double-double for
  * float64. */
@@ -143,12 +163,22 @@ typedef struct {
 
 typedef struct {
     fa_activation_kernels activation[FA_ACTIVATION_COUNT];
+    fa_gated_kernels gated[FA_GATED_COUNT];
     fa_batchnorm_kernels batchnorm;
 } fa_real_kernels;
 
+/* The formats of 16 bits.  Their data is computed on as float64, by kernels of the same working precision as
+ * float32's, and rounded once. */
+typedef struct {
+    void (*widen)(const void *from, double *to, ptrdiff_t n);
+    void (*narrow)(const double *from, void *to, ptrdiff_t n); /* to nearest, ties to even */
+    void (*round)(double *x, ptrdiff_t n);                     /* both, in place */
+} fa_half_kernels;
+
 typedef struct {
     const char *name;
-    fa_real_kernels f32, f64;
+    fa_real_kernels half, f32, f64;
+    fa_half_kernels f16, bf16;
     /* copies n bytes past the caches; dst and src need no alignment */
     void (*stream)(void *dst, const void *src, size_t bytes);
 } fa_isa_table;

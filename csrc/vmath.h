@@ -152,14 +152,41 @@ FA_INLINE fa_logistic_parts_d fa_logistic_fine_d(double y) { /* error 2^-45 */
     return v;
 }
 
+/* The same parts from e^-|y|, so that none is much above 1 and their fourth powers are finite. */
+FA_INLINE fa_logistic_parts_d fa_logistic_unit_d(double y) {
+    fa_ratio e = fa_exp_ratio_fine_d(-fa_abs(y));
+    fa_logistic_parts_d v = {fa_pick(y < 0.0, e.top, e.bottom), fa_pick(y < 0.0, e.bottom, e.top),
+                             e.top + e.bottom};
+    return v;
+}
+
 /* tanh(y / 2), error 2^-43; -0 gives -0 (1 - scale is +0 there, and is subtracted) */
-FA_INLINE double fa_tanh_half_d(double y) {
+FA_INLINE fa_ratio fa_tanh_half_ratio_d(double y) {
     fa_reduced v = fa_reduce_d(y);
     double s = v.r * v.r, scale = fa_pow2_of_rounded(v.rounded);
     double a = FA_FMA(s, FA_FMA(s, 0x1.37c776fad2c18p-11, 0x1.b6d44a786cb1cp-4), 1.0);
     double b = FA_FMA(s, 0x1.85fbd49106affp-7, 0x1.ffffffffffdc5p-2) * v.r;
     double less = 1.0 - scale, more = 1.0 + scale;
-    return FA_FMA(-less, a, more * b) / FA_FMA(-less, b, more * a);
+    fa_ratio t = {FA_FMA(-less, a, more * b), FA_FMA(-less, b, more * a)};
+    return t;
+}
+
+FA_INLINE double fa_tanh_half_d(double y) {
+    fa_ratio t = fa_tanh_half_ratio_d(y);
+    return t.top / t.bottom;
+}
+
+/* x - tanh(x), any x; where `small` (|x| < 1) divided by x: x^2 n / cosh(x), n = (x cosh x - sinh x) / x^3,
+ * both by their power series in x^2.  Error 2^-35. */
+FA_INLINE double fa_tanhshrink_d(double x, int small) {
+    double s = x * x, ss = s * s;
+    fa_ratio t = fa_tanh_half_ratio_d(fa_clamp_d(2.0 * x, 40.0));
+    double n = FA_FMA(ss, FA_FMA(s, 12.0 / 6227020800.0, 1.0 / 3991680.0), FA_FMA(s, 1.0 / 45360.0, 1.0 / 840.0));
+    n = FA_FMA(ss, n, FA_FMA(s, 1.0 / 30.0, 1.0 / 3.0));
+    double c = FA_FMA(ss, FA_FMA(s, FA_FMA(s, 1.0 / 479001600.0, 1.0 / 3628800.0), 1.0 / 40320.0),
+                      FA_FMA(s, 1.0 / 720.0, 1.0 / 24.0));
+    c = FA_FMA(ss, c, FA_FMA(s, 0.5, 1.0));
+    return fa_pick(small, s * n, FA_FMA(x, t.bottom, -t.top)) / fa_pick(small, c, t.bottom);
 }
 
 /* log(1 + e^-|y|) = 2 atanh(w), w = u / (2 + u), u = e^-|y|, any y; error 2^-31.6 */
@@ -358,11 +385,21 @@ FA_INLINE fa_dd fa_exp_dd(fa_dd y, double lift) {
     return fa_scale_dd(fa_fast_two_sum(s.hi, s.lo + e.lo), v.scale);
 }
 
-/* e^y - 1, y <= 0 (a zero keeps its sign) */
+/* e^y / lift^2 for any y; chooses lift, which above 600 is the inverse of the usual one, since what e^y
+ * will be multiplied by may be small. */
+FA_INLINE fa_dd fa_exp_wide_dd(fa_dd y, double *lift) {
+    int low = y.hi < FA_LIFT_BELOW, high = y.hi > 600.0;
+    y = fa_clamp_dd(y, FA_EXP_LIMIT_DD);
+    y = fa_select_dd(high, fa_sub_dd(y, fa_dd_set(0x1.9fe3682cd3be4p+9, 0x1.4aa84b6b3b125p-45)), y);
+    *lift = low ? FA_LIFT : high ? 1.0 / FA_LIFT : 1.0;
+    return fa_exp_dd(y, low ? FA_LIFT : 1.0);
+}
+
+/* e^y - 1, y <= 700 (a zero keeps its sign) */
 FA_INLINE fa_dd fa_expm1_dd(fa_dd y) {
     fa_reduced_dd v = fa_reduce_dd(y, 1.0);
     fa_dd e = fa_scale_dd(fa_expm1_reduced_dd(v.r), v.scale);
-    fa_dd one = fa_fast_two_sum(-1.0, v.scale), s = fa_two_sum(one.hi, e.hi);
+    fa_dd one = fa_two_sum(-1.0, v.scale), s = fa_two_sum(one.hi, e.hi);
     s = fa_fast_two_sum(s.hi, s.lo + (one.lo + e.lo));
     s.hi = y.hi == 0.0 ? y.hi : s.hi;
     return s;
@@ -395,6 +432,39 @@ FA_INLINE fa_dd fa_tanh_half_dd(double y) {
     return fa_select_dd(x == 0.0, fa_dd_set(x, 0.0), fa_select_dd(x > 0.0, fa_neg_dd(q), q));
 }
 
+/* a + b t in pairs, |a| >= |b t| */
+FA_INLINE fa_dd fa_step_dd(fa_dd b, fa_dd t, double hi, double lo) {
+    fa_dd p = fa_two_prod(b.hi, t.hi), s = fa_two_sum(hi, p.hi);
+    return fa_fast_two_sum(s.hi, s.lo + (FA_FMA(b.hi, t.lo, FA_FMA(b.lo, t.hi, p.lo)) + lo));
+}
+
+/* As fa_tanhshrink_d; where `small`, divided by x lift^2.  Error 2^-58. */
+FA_INLINE fa_dd fa_tanhshrink_dd(double x, int small, double lift) {
+    double raised = lift < 1.0 ? x / FA_LIFT : x, z = small ? x : 0.0;
+    fa_dd square = fa_two_prod(raised, raised), s = fa_two_prod(z, z);
+    double n = 20.0 / 51090942171709440000.0, c = 1.0 / 2432902008176640000.0, t = s.hi;
+    n = FA_FMA(n, t, 18.0 / 121645100408832000.0);
+    n = FA_FMA(n, t, 16.0 / 355687428096000.0);
+    n = FA_FMA(n, t, 14.0 / 1307674368000.0);
+    n = FA_FMA(n, t, 12.0 / 6227020800.0);
+    n = FA_FMA(n, t, 10.0 / 39916800.0);
+    n = FA_FMA(n, t, 8.0 / 362880.0);
+    n = FA_FMA(n, t, 6.0 / 5040.0);
+    c = FA_FMA(c, t, 1.0 / 6402373705728000.0);
+    c = FA_FMA(c, t, 1.0 / 20922789888000.0);
+    c = FA_FMA(c, t, 1.0 / 87178291200.0);
+    c = FA_FMA(c, t, 1.0 / 479001600.0);
+    c = FA_FMA(c, t, 1.0 / 3628800.0);
+    c = FA_FMA(c, t, 1.0 / 40320.0);
+    c = FA_FMA(c, t, 1.0 / 720.0);
+    fa_dd top = fa_step_dd(fa_dd_set(n, 0.0), s, 0x1.1111111111111p-5, 0x1.1111111111111p-61);
+    top = fa_mul_dd(square, fa_step_dd(top, s, 0x1.5555555555555p-2, 0x1.5555555555555p-56));
+    fa_dd bottom = fa_step_dd(fa_dd_set(c, 0.0), s, 0x1.5555555555555p-5, 0x1.5555555555555p-59);
+    bottom = fa_step_dd(fa_step_dd(bottom, s, 0.5, 0.0), s, 1.0, 0.0);
+    fa_dd large = fa_sub_dd(fa_dd_set(x, 0.0), fa_tanh_half_dd(fa_clamp_d(2.0 * x, 80.0)));
+    return fa_select_dd(small, fa_div_dd(top, bottom), large);
+}
+
 /* log(1 + e^-|y|) / lift^2 = 2 atanh(w) / lift^2, w = u / (2 + u), u = e^-|y|; s = w^2,
  * and s/3, the first correction, is a pair: near y = 0 it is 0.04 of the result. */
 FA_INLINE fa_dd fa_log1pexp_dd(fa_dd y, double lift) {
@@ -421,12 +491,6 @@ FA_INLINE fa_dd fa_log1pexp_dd(fa_dd y, double lift) {
     third = fa_mul_dd(w, third);
     s = fa_fast_two_sum(w.hi, third.hi);
     return fa_fast_two_sum(s.hi, s.lo + (w.lo + third.lo));
-}
-
-/* a + b t in pairs, |a| >= |b t| */
-FA_INLINE fa_dd fa_step_dd(fa_dd b, fa_dd t, double hi, double lo) {
-    fa_dd p = fa_two_prod(b.hi, t.hi), s = fa_two_sum(hi, p.hi);
-    return fa_fast_two_sum(s.hi, s.lo + (FA_FMA(b.hi, t.lo, FA_FMA(b.lo, t.hi, p.lo)) + lo));
 }
 
 /* e^(z^2/2) Phi(-z), 0 <= z <= 55: a polynomial in t = (z - 4) / (z + 4), times 1 / (z + 4); error

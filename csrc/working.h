@@ -1,9 +1,13 @@
 /* The arithmetic vocabulary of one dtype: activations.h and batchnorm.inc are written in it once and
- * compiled for FA_BITS = 32 and 64.  No include guard: included once per FA_BITS, it redefines all.
+ * compiled for FA_BITS = 16, 32 and 64.  No include guard: included once per FA_BITS, it redefines all.
  *
- *   real     storage type            float     double
- *   num      working type            double    fa_dd (a pair of doubles)
- *   FN(f)    name of this dtype's f  f_f32     f_f64
+ *                                    half      32        64
+ *   real     storage type            double    float     double
+ *   num      working type            double    double    fa_dd (a pair of doubles)
+ *   FN(f)    name of this dtype's f  f_half    f_f32     f_f64
+ *
+ * half (FA_BITS = 16) serves float16 and bfloat16: drivers widen them to double in a tile, and what comes
+ * out is rounded once, to the format that it is stored in.
  *
  * Grades and error bounds of the functions: vmath.h.  `lift` (see there) scales deep left tails of
  * the float64 grade; in the float32 grade double has range enough, lift is 1 and costs nothing.
@@ -39,17 +43,34 @@
 #undef n_normal_slope
 #undef n_product
 #undef n_minus_abs
+#undef n_scale
+#undef n_sum
+#undef n_unlift
+#undef n_exp_wide
+#undef n_tanhshrink
+#undef n_logistic_unit
 #undef FA_TAIL
 #undef FA_TAIL_TANH
 #undef FA_TAIL_NORMAL
 #undef FA_TAIL_CUBIC
+#undef FA_LARGEST
+#undef FA_SQUARABLE
 
-#if FA_BITS == 32
-
+#if FA_BITS == 16
+#define real double
+#define FN(name) name##_half
+typedef uint64_t fa_pattern_half;
+#define FA_LARGEST 0x1p128
+#elif FA_BITS == 32
 #define real float
-#define num double
 #define FN(name) name##_f32
 typedef uint32_t fa_pattern_f32;
+#define FA_LARGEST 0x1.fffffep+127f
+#endif
+
+#if FA_BITS == 16 || FA_BITS == 32
+
+#define num double
 
 #define n_set(x) ((double)(x))
 #define n_pair(hi, lo) ((double)(hi) + (double)(lo)) /* of constants: folded by the compiler */
@@ -63,12 +84,12 @@ typedef uint32_t fa_pattern_f32;
 #define n_sqrt(a) __builtin_sqrt(a)
 #define n_minus_abs(x) (-fa_abs((double)(x))) /* of a plain number */
 #define n_select(cond, a, b) ((cond) ? (a) : (b))
-#define n_round(a) ((float)(a))
+#define n_round(a) ((real)(a))
 #define n_clamp(a, limit) fa_clamp_d((a), (limit))
 
 #define n_lift(cond) 1.0
-#define n_finish(c, m, lift) ((void)(lift), (float)((c) * (m)))
-#define n_finish_add(b, c, m, lift) ((void)(lift), (float)((b) + (c) * (m)))
+#define n_finish(c, m, lift) ((void)(lift), (real)((c) * (m)))
+#define n_finish_add(b, c, m, lift) ((void)(lift), (real)((b) + (c) * (m)))
 #define n_exp(y, lift) ((void)(lift), fa_exp_d(y))
 #define n_expm1(y) fa_expm1_d(y)
 #define n_tanh_half(y) fa_tanh_half_d(y)
@@ -78,6 +99,12 @@ typedef uint32_t fa_pattern_f32;
 #define n_logistic_parts fa_logistic_parts_d
 #define n_normal_tail(x, lift) ((void)(lift), fa_normal_tail_d(x))
 #define n_normal_slope(x, lift) ((void)(lift), fa_normal_slope_d(x))
+#define n_scale(a, factor) ((a) * (factor))
+#define n_sum(a, b) ((a) + (b)) /* of plain numbers */
+#define n_unlift(lift) 1.0
+#define n_exp_wide(y, lift) (*(lift) = 1.0, fa_exp_d(fa_clamp_d((y), FA_TAIL)))
+#define n_tanhshrink(x, small, lift) fa_tanhshrink_d((x), (small))
+#define n_logistic_unit(y, lift) ((void)(lift), fa_logistic_unit_d(y))
 
 /* Where dy times a tail is zero whatever dy, in the exponent and in x of e^(-x^2/2) and of the cubic
  * of gelu_tanh. */
@@ -85,6 +112,7 @@ typedef uint32_t fa_pattern_f32;
 #define FA_TAIL_TANH 40.0f
 #define FA_TAIL_NORMAL 20.0f
 #define FA_TAIL_CUBIC 16.0f
+#define FA_SQUARABLE FA_LARGEST
 
 #elif FA_BITS == 64
 
@@ -120,14 +148,22 @@ typedef uint64_t fa_pattern_f64;
 #define n_logistic_parts fa_logistic_parts_dd
 #define n_normal_tail(x, lift) fa_normal_tail_dd((x), (lift))
 #define n_normal_slope(x, lift) fa_normal_slope_dd((x), (lift))
+#define n_scale(a, factor) fa_scale_dd((a), (factor)) /* by a power of two */
+#define n_sum(a, b) fa_two_sum((a), (b))
+#define n_unlift(lift) ((lift) < 1.0 ? 1.0 / FA_LIFT : 1.0)
+#define n_exp_wide(y, lift) fa_exp_wide_dd((y), (lift))
+#define n_tanhshrink(x, small, lift) fa_tanhshrink_dd((x), (small), (lift))
+#define n_logistic_unit(y, lift) fa_logistic_dd((y), (lift))
 
+#define FA_LARGEST 0x1.fffffffffffffp+1023
+#define FA_SQUARABLE 0x1p400 /* from here on x^2 is taken lifted */
 #define FA_TAIL 1535.0
 #define FA_TAIL_TANH 80.0
 #define FA_TAIL_NORMAL 54.5
 #define FA_TAIL_CUBIC 27.5
 
 #else
-#error "FA_BITS must be 32 or 64"
+#error "FA_BITS must be 16, 32 or 64"
 #endif
 
 /* Selection by masks and clamps on the storage type: half the work of those on doubles.  Ordinary
@@ -146,3 +182,32 @@ FA_INLINE real FN(fa_clamp)(real x, real limit) {
     return FN(fa_choose)(x > limit, limit, x);
 }
 FA_INLINE real FN(fa_minus_abs)(real x) { return (real)-__builtin_fabs((double)x); }
+
+/* x without the infinities, and without large positive numbers beside whose square 1 is nothing: for
+ * double-double, which makes NaN of an infinity. */
+FA_INLINE real FN(fa_finite)(real x) {
+#if FA_BITS == 64
+    x = FN(fa_clamp)(x, FA_LARGEST);
+#endif
+    return x;
+}
+FA_INLINE real FN(fa_squarable)(real x) {
+#if FA_BITS == 64
+    x = FN(fa_choose)(x > FA_SQUARABLE, FA_SQUARABLE, FN(fa_finite)(x));
+#endif
+    return x;
+}
+
+/* The number of this dtype next to p, upwards and downwards; p itself where it is one.  So x < p is
+ * x < fa_up(p), and x > p is x > fa_down(p), whatever the digits of p. */
+FA_INLINE real FN(fa_up)(double p) {
+    real r = (real)p;
+#if FA_BITS == 32
+    uint32_t u;
+    memcpy(&u, &r, sizeof u);
+    u += (double)r < p ? (r < 0 ? -1u : 1u) : 0u;
+    memcpy(&r, &u, sizeof r);
+#endif
+    return r;
+}
+FA_INLINE real FN(fa_down)(double p) { return -FN(fa_up)(-p); }

@@ -32,6 +32,7 @@ else:
     from fastact import reference
     from fastact._activation import Activation
     from fastact._activation import activations as _activations
+    from fastact._activation import gated as _gated
     from fastact._normalization import (
         BatchNorm,
         BatchNormContext,
@@ -49,10 +50,12 @@ else:
     )
 
     activations = _MappingProxyType(_activations)
-    globals().update(_activations)
+    gated = _MappingProxyType(_gated)
+    globals().update(_activations, **_gated)
 
     __all__ = [
         *_activations,
+        *_gated,
         "Activation",
         "BatchNorm",
         "BatchNormContext",
@@ -62,6 +65,7 @@ else:
         "batch_norm_backward",
         "batch_norm_forward",
         "config",
+        "gated",
         "get_num_threads",
         "num_threads",
         "reference",

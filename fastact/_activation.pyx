@@ -32,6 +32,8 @@ cdef extern from *:
     int FA_NARGS(size_t)
     void set_vectorcall(PyTypeObject *, Py_ssize_t)
     ctypedef PyObject *(*vectorcallfunc)(PyObject *, PyObject **, size_t, PyObject *) noexcept
+    int NPY_HALF
+    int NPY_USERDEF
     bint PyArray_CheckExact(PyObject *)
     bint PyArray_ISNOTSWAPPED(cnp.ndarray)
     bint PyArray_ISWRITEABLE(cnp.ndarray)
@@ -47,6 +49,16 @@ cdef enum:
     GIL_ELEMENTS = 2048
 
 
+cdef int bfloat16 = -1  # NumPy's number of ml_dtypes.bfloat16, once one was seen
+
+
+cdef int user_dtype(cnp.ndarray a, int kind) noexcept:
+    global bfloat16
+    if kind != bfloat16:
+        bfloat16 = max(bfloat16, _ufuncs.number_of_bfloat16(a.dtype))
+    return FA_BFLOAT16 if kind == bfloat16 else -1
+
+
 cdef int dtype_of(cnp.ndarray a) noexcept:
     """The driver's code for an array's dtype, or -1."""
     cdef int kind = cnp.PyArray_TYPE(a)
@@ -54,6 +66,10 @@ cdef int dtype_of(cnp.ndarray a) noexcept:
         return FA_FLOAT32
     if kind == cnp.NPY_DOUBLE:
         return FA_FLOAT64
+    if kind == NPY_HALF:
+        return FA_FLOAT16
+    if kind >= NPY_USERDEF:
+        return user_dtype(a, kind)
     if kind > cnp.NPY_ULONGLONG:
         return -1
     if kind == cnp.NPY_BOOL:
@@ -74,6 +90,8 @@ cdef int integer_dtype(cnp.npy_intp size, bint signed) noexcept:
 
 cdef fa_dtype real_for(int dtype) noexcept:
     """What NumPy's safe casting gives: float32 holds float32 and integers of up to 16 bits."""
+    if dtype >= FA_FLOAT16:
+        return <fa_dtype>dtype
     return FA_FLOAT32 if dtype == FA_FLOAT32 or dtype <= FA_UINT16 else FA_FLOAT64
 
 
@@ -167,7 +185,7 @@ cdef bint bind_param(cnp.ndarray x, PyObject *param, fa_operand *operand, Broadc
     elif PyArray_CheckExact(param):
         return bind_array(x, <cnp.ndarray>param, operand, b)
     elif PyLong_CheckExact(<object>param) or isinstance(<object>param, np.floating):
-        if isinstance(<object>param, (np.longdouble, np.float16)):
+        if isinstance(<object>param, np.longdouble):
             return False
         try:
             b.value = <object>param
@@ -219,11 +237,32 @@ cdef bint good_output(cnp.ndarray out, PyObject **inputs, int ninputs) noexcept:
     return True
 
 
+cdef int number_of(fa_dtype real) noexcept:
+    """NumPy's number of a dtype that results have."""
+    if real == FA_FLOAT32:
+        return cnp.NPY_FLOAT
+    if real == FA_FLOAT64:
+        return cnp.NPY_DOUBLE
+    return NPY_HALF if real == FA_FLOAT16 else bfloat16
+
+
 cdef cnp.ndarray new_result(cnp.ndarray x, fa_dtype real):
-    cdef int kind = cnp.NPY_FLOAT if real == FA_FLOAT32 else cnp.NPY_DOUBLE
+    cdef int kind = number_of(real)
     if PyArray_IS_C_CONTIGUOUS(x):
         return cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x), cnp.PyArray_DIMS(x), kind, 0)
     return PyArray_NewLikeArray(x, cnp.NPY_KEEPORDER, PyArray_DescrFromType(kind), 0)
+
+
+cdef bint common_real(const fa_operand *data, int ndata, fa_dtype *real) noexcept:
+    """The dtype to compute in; False where half precision meets another dtype, for NumPy to decide."""
+    cdef int k
+    real[0] = real_for(data[0].dtype)
+    for k in range(1, ndata):
+        if real_for(data[k].dtype) != real[0]:
+            if real_for(data[k].dtype) >= FA_FLOAT16 or real[0] >= FA_FLOAT16:
+                return False
+            real[0] = FA_FLOAT64
+    return True
 
 
 cdef object fast_call(fa_op *op, PyObject **inputs, PyObject *out, int forced):
@@ -233,22 +272,21 @@ cdef object fast_call(fa_op *op, PyObject **inputs, PyObject *out, int forced):
     `forced`: the dtype to compute in, or -1. A learned parameter's gradient is not computed."""
     cdef fa_operand operands[FA_MAX_OPERANDS]
     cdef Broadcast params[FA_MAX_PARAMS]
-    cdef int nparams = api.activations[op.activation].nparams, ndata = 1 + op.backward, k
+    cdef int nparams = 0 if op.gated else api.activations[op.activation].nparams
+    cdef int ndata = 1 + op.backward + op.gated, k
     cdef cnp.ndarray x = <cnp.ndarray>inputs[0], result
     cdef const ptrdiff_t *shape
     cdef cnp.npy_intp size
     cdef int ndim
     if cnp.PyArray_NDIM(x) == 0:
         return None
-    op.real = FA_FLOAT32
     for k in range(ndata):
         if (k and not same_shape(x, <cnp.ndarray>inputs[k])) or not bind_data(<cnp.ndarray>inputs[k],
                                                                              &operands[k]):
             return None
-        if real_for(operands[k].dtype) == FA_FLOAT64:
-            op.real = FA_FLOAT64
-    if forced >= 0:
-        op.real = <fa_dtype>forced
+    op.real = <fa_dtype>forced
+    if forced < 0 and not common_real(operands, ndata, &op.real):
+        return None
     for k in range(nparams):
         if not bind_param(x, inputs[ndata + k], &operands[ndata + k], &params[k]):
             return None
@@ -274,10 +312,32 @@ cdef object fast_call(fa_op *op, PyObject **inputs, PyObject *out, int forced):
 def _forced_dtype(dtype):
     """The driver's code for dtype=, or -1 where NumPy has to see to it."""
     kind = np.dtype(dtype)
-    return {np.dtype(np.float32): FA_FLOAT32, np.dtype(np.float64): FA_FLOAT64}.get(kind, -1)
+    if kind.num == bfloat16:
+        return FA_BFLOAT16
+    return {np.dtype(np.float32): FA_FLOAT32, np.dtype(np.float64): FA_FLOAT64,
+            np.dtype(np.float16): FA_FLOAT16}.get(kind, -1)
 
 
 UFUNC_KEYWORDS = ("out", "where", "casting", "order", "dtype", "subok", "signature")
+
+
+def real_dtype(cnp.ndarray a):
+    """The dtype that an array of any accepted one is computed in."""
+    cdef fa_dtype real = real_for(dtype_of(a))
+    if real >= FA_FLOAT16:
+        return a.dtype.newbyteorder("=")
+    return np.dtype(np.float32 if real == FA_FLOAT32 else np.float64)
+
+
+def sum_to_shape(part, shape):
+    """Undoes a broadcast: the sum over the axes along which an array of this shape was repeated."""
+    if part.shape == shape:
+        return part
+    lead = part.ndim - len(shape)
+    repeated = tuple([k for k in range(part.ndim) if k < lead or shape[k - lead] == 1])
+    with np.errstate(all="ignore"):
+        total = part.astype(np.float64).sum(axis=repeated).reshape(shape).astype(part.dtype)
+    return total[()]
 
 
 cdef class _Function:
@@ -286,26 +346,31 @@ cdef class _Function:
     cdef vectorcallfunc vectorcall
     cdef fa_op op
     cdef int ndata, nparams
-    cdef tuple param_names, fallbacks  # the fallback of a learned parameter is None: it is required
+    cdef tuple data_names, param_names, fallbacks  # the fallback of a required parameter is None
+    cdef readonly tuple learned
     cdef readonly str name
     cdef readonly object ufunc
 
-    cdef init(self, int row, bint backward):
-        cdef const fa_activation_info *info = &api.activations[row]
+    cdef init(self, int row, bint backward, bint gated):
+        cdef const fa_activation_info *info = &(api.gated if gated else api.activations)[row]
         self.vectorcall = <vectorcallfunc>call_vector
-        self.op = fa_op(row, backward, FA_FLOAT32)
-        self.ndata = 1 + backward
+        self.op = fa_op(row, backward, gated, FA_FLOAT32)
+        self.data_names = ("dy",) * backward + ("x",) + ("gate",) * gated
+        self.ndata = len(self.data_names)
         self.nparams = info.nparams
         self.name = (<bytes>info.name).decode()
         if backward:
             self.name += "_backward"
         self.param_names = tuple([(<bytes>info.params[p].name).decode() for p in range(info.nparams)])
-        self.fallbacks = tuple([None if info.params[p].learned else info.params[p].fallback
+        self.fallbacks = tuple([info.params[p].fallback if info.params[p].kind == FA_HAS_DEFAULT else None
                                 for p in range(info.nparams)])
+        self.learned = tuple([self.param_names[p] for p in range(info.nparams)
+                              if info.params[p].kind == FA_HAS_GRADIENT])
         self.ufunc = getattr(_ufuncs, self.name)
 
     cdef bint takes_gradient(self):
-        return self.op.backward and None in self.fallbacks
+        """Whether a call gives two gradients."""
+        return self.op.backward and (self.op.gated or self.learned != ())
 
     @property
     def __name__(self):
@@ -315,8 +380,7 @@ cdef class _Function:
     def __signature__(self):
         from inspect import Parameter, Signature
 
-        data = ("dy", "x") if self.op.backward else ("x",)
-        parameters = [Parameter(name, Parameter.POSITIONAL_ONLY) for name in data]
+        parameters = [Parameter(name, Parameter.POSITIONAL_ONLY) for name in self.data_names]
         for name, fallback in zip(self.param_names, self.fallbacks):
             default = Parameter.empty if fallback is None else fallback
             parameters.append(Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=default))
@@ -331,14 +395,19 @@ cdef class _Function:
     def general(self, tuple args, dict kwargs):
         """Any call: parameters by name or position become the ufunc's inputs."""
         inputs, kwargs = self.bind(args, kwargs)
-        if self.takes_gradient():
-            return self.with_gradient(inputs, kwargs)
-        return self.ufunc(*inputs, **kwargs)
+        if not self.takes_gradient():
+            return self.ufunc(*inputs, **kwargs)
+        arrays = self.plain_arrays(inputs, kwargs)
+        if self.op.gated:
+            return self.with_gate(*arrays, kwargs.get("out"))
+        return self.with_gradient(*arrays, kwargs.get("out"))
 
     def bind(self, tuple args, dict kwargs):
+        if self.op.gated and "gate" in kwargs and len(args) == self.ndata - 1:
+            args += (kwargs.pop("gate"),)
         if len(args) < self.ndata:
-            needed = "dy and x" if self.op.backward else "x"
-            raise TypeError(f"{self.name}() takes {needed} by position, got {len(args)} positional arguments")
+            raise TypeError(f"{self.name}() takes {' and '.join(self.data_names)} by position, "
+                            f"got {len(args)} positional arguments")
         nin = self.ndata + self.nparams
         given = dict(zip(self.param_names, args[self.ndata:nin]))
         rest = {}
@@ -369,12 +438,13 @@ cdef class _Function:
         except OverflowError:
             raise ValueError(f"{self.name}(): {name} is too large for a float64") from None
 
-    def with_gradient(self, tuple inputs, dict kwargs):
-        """(dx, dparameter), the latter summed to the parameter's shape."""
+    def plain_arrays(self, tuple inputs, dict kwargs):
+        """dy, x and the third input of a backward that gives two gradients."""
+        accepted = (*self.param_names, "out")
         for key in kwargs:
             if key != "out":
                 raise TypeError(f"{self.name}() got an unexpected argument {key!r}; "
-                                f"accepted: {', '.join(self.param_names)}, out")
+                                f"accepted: {', '.join(accepted)}")
         if len(inputs) > 3:
             raise TypeError(f"{self.name}() takes 3 positional arguments, got {len(inputs)}; "
                             "pass out= by name")
@@ -382,11 +452,31 @@ cdef class _Function:
             if isinstance(value, np.ma.MaskedArray):
                 raise TypeError(f"{self.name}(): a masked array would lose its mask; "
                                 "pass an ordinary array")
-        dy, x, weight = [np.asarray(value) for value in inputs]
-        for k, value in enumerate((dy, x, weight)):
+        arrays = [np.asarray(value) for value in inputs]
+        for k, value in enumerate(arrays):
             if dtype_of(value) < 0:
-                self.ufunc(dy, x, weight)  # raises: NumPy finds no loop
+                self.ufunc(*arrays)  # raises: NumPy finds no loop
                 raise TypeError(f"{self.name}(): operand {k} has dtype {value.dtype}")
+        return arrays
+
+    def with_gate(self, dy, x, gate, out):
+        """(dx, dgate), each summed to the shape of its input where that was broadcast."""
+        shape = np.broadcast_shapes(x.shape, gate.shape)
+        if dy.shape != shape:
+            raise ValueError(f"{self.name}(): dy has shape {dy.shape}, x and gate give {shape}; "
+                             "they must be the same")
+        if out is None:
+            parts = self.ufunc(dy, x, gate)
+            return tuple([sum_to_shape(part, a.shape) for part, a in zip(parts, (x, gate))])
+        if type(out) is not tuple or len(out) != 2:
+            raise TypeError(f"{self.name}(): out must be a tuple of two arrays, for dx and dgate")
+        if x.shape != shape or gate.shape != shape:
+            raise ValueError(f"{self.name}(): out= needs x and gate of one shape, "
+                             f"got {x.shape} and {gate.shape}")
+        return self.ufunc(dy, x, gate, out=out)
+
+    def with_gradient(self, dy, x, weight, out):
+        """(dx, dparameter), the latter summed to the parameter's shape."""
         if dy.shape != x.shape:
             raise ValueError(f"{self.name}(): dy has shape {dy.shape} and x {x.shape}; "
                              "they must be the same")
@@ -395,19 +485,17 @@ cdef class _Function:
         except ValueError:
             raise ValueError(f"{self.name}(): {self.param_names[0]} has shape {weight.shape}, "
                              f"which does not broadcast to x's shape {x.shape}") from None
-        real = np.result_type(np.float32 if real_for(dtype_of(x)) == FA_FLOAT32 else np.float64,
-                              np.float32 if real_for(dtype_of(dy)) == FA_FLOAT32 else np.float64)
-        out = kwargs.get("out")
         if out is not None and type(out) is not np.ndarray:
             raise TypeError(f"{self.name}(): out must be a numpy.ndarray, got {type(out).__name__}")
         if out is not None and out.shape != x.shape:
             raise ValueError(f"{self.name}(): out has shape {out.shape}; expected x's, {x.shape}")
+        real = np.result_type(real_dtype(dy), real_dtype(x))
         # before dx, which may be written over dy or x
         gradient = self.sum_gradient(dy.astype(real, copy=False), x.astype(real, copy=False), weight)
         out = self.input_gradient(dy, x, weight, out, real)
-        kind = weight.dtype if weight.dtype in (np.float32, np.float64) else real
+        kind = weight.dtype if dtype_of(weight) >= FA_FLOAT32 else real
         with np.errstate(all="ignore"):
-            gradient = gradient.astype(kind)
+            gradient = gradient.astype(kind.newbyteorder("="))
         return out[()] if out.ndim == 0 else out, gradient[()]
 
     def input_gradient(self, dy, x, weight, out, real):
@@ -508,7 +596,8 @@ Parameters
 ----------
 x : array_like
     Any shape. float32 gives float32, float64 gives float64; integers and bool are converted as
-    NumPy's ufuncs convert them. float16 and bfloat16 have no native loop yet: TypeError.
+    NumPy's ufuncs convert them, bool and 8 bits to float32 too. float16 and bfloat16 (of the package ml_dtypes) give their own
+    dtype, rounded once.
 {parameters}out, where, casting, order, dtype, subok
     As for any NumPy ufunc.
 
@@ -560,12 +649,13 @@ cdef class Backward(_Function):
 
     @property
     def __doc__(self):
-        learned = self.takes_gradient()
+        two = self.takes_gradient()
+        second = "gate" if self.op.gated else "".join(self.learned)
         return BACKWARD_DOCUMENTATION.format(
             formula=self.owner.formula, name=self.owner.name, example=self.owner.example(),
-            parameters=self.owner.document_parameters(), first="[0]" if learned else "",
-            returns="(dx, d" + self.param_names[0] + "), the latter summed to the parameter's shape."
-            if learned else "numpy.ndarray")
+            parameters=self.owner.document_parameters(), first="[0]" if two else "",
+            returns=f"(dx, d{second}), each summed to the shape of what it is the gradient of."
+            if two else "numpy.ndarray")
 
     def __reduce__(self):
         return getattr, (self.owner, "backward")
@@ -581,12 +671,16 @@ cdef class Activation(_Function):
     ----------
     name : str
     parameters : mapping
-        Name -> default of each parameter; None where it is required (and learned).
+        Name -> default of each parameter; None where it is required.
     formula : str
     source : str
         Where the function was published.
     max_ulp : float
         Largest error of the float32 forward, in units in the last place of the exact result.
+    learned : tuple of str
+        The parameters that have a gradient: ``backward`` gives it beside dx.
+    gated : bool
+        Whether it is a function of x and a gate: ``backward(dy, x, gate)`` is (dx, dgate).
     ufunc : numpy.ufunc
     backward : Backward
         ``backward(dy, x, ...)``; has a ``ufunc`` of its own.
@@ -597,26 +691,31 @@ cdef class Activation(_Function):
     cdef readonly double max_ulp
     cdef readonly object parameters
     cdef readonly Backward backward
+    cdef readonly bint gated
     cdef readonly int _row
 
-    def __init__(self, int row):
+    def __init__(self, int row, bint gated=False):
         from types import MappingProxyType
 
-        if not 0 <= row < FA_ACTIVATION_COUNT:
-            raise ValueError(f"row: the table has rows 0 to {FA_ACTIVATION_COUNT - 1}, got {row}")
-        cdef const fa_activation_info *info = &api.activations[row]
-        self.init(row, False)
+        cdef int rows = FA_GATED_COUNT if gated else FA_ACTIVATION_COUNT
+        if not 0 <= row < rows:
+            raise ValueError(f"row: the table has rows 0 to {rows - 1}, got {row}")
+        cdef const fa_activation_info *info = &(api.gated if gated else api.activations)[row]
+        self.init(row, False, gated)
+        self.gated = gated
         self._row = row
         self.formula = (<bytes>info.formula).decode()
         self.source = (<bytes>info.source).decode()
         self.max_ulp = info.max_ulp
         self.parameters = MappingProxyType(dict(zip(self.param_names, self.fallbacks)))
         self.backward = Backward.__new__(Backward)
-        self.backward.init(row, True)
+        self.backward.init(row, True, gated)
         self.backward.owner = self
 
     def document_parameters(self):
         lines = ""
+        if self.gated:
+            lines = "gate : array_like\n    What x is multiplied by, through its activation; broadcasts against x.\n"
         for name, fallback in self.parameters.items():
             what = "required" if fallback is None else f"default {fallback}"
             lines += (f"{name} : float or array_like, {what}\n"
@@ -625,7 +724,7 @@ cdef class Activation(_Function):
 
     def example(self):
         """Arguments for the docstring's example: a value for each required parameter."""
-        return ", 0.25" * self.fallbacks.count(None)
+        return ", x" * self.gated + ", 0.25" * self.fallbacks.count(None)
 
     @property
     def __doc__(self):
@@ -634,7 +733,7 @@ cdef class Activation(_Function):
             parameters=self.document_parameters(), example=self.example())
 
     def __reduce__(self):
-        return activation, (self.name,)
+        return _unpickle, (self.name,)
 
     def __repr__(self):
         return f"<fastact activation {self.name}: {self.formula}>"
@@ -648,23 +747,32 @@ activations = {}
 for _row in range(FA_ACTIVATION_COUNT):
     _function = Activation(_row)
     activations[_function.name] = _function
+gated = {}
+for _row in range(FA_GATED_COUNT):
+    _function = Activation(_row, True)
+    gated[_function.name] = _function
 for _type in (_Function, Backward, Activation):
     set_vectorcall(<PyTypeObject *>_type, vectorcall_offset(_function))
 
 
 def activation(which):
-    """The Activation of a name, or the Activation itself.
+    """The pointwise Activation of a name, or the Activation itself.
 
     Raises
     ------
     TypeError, ValueError
-        Neither a name nor an Activation; no such name.
+        Neither a name nor an Activation; no such name; one that takes a gate.
     """
-    if isinstance(which, Activation):
-        return which
-    if not isinstance(which, str):
+    name = which.name if isinstance(which, Activation) else which
+    if not isinstance(name, str):
         raise TypeError("activation: expected a name or a fastact Activation, "
                         f"got {type(which).__name__}")
-    if which not in activations:
-        raise ValueError(f"activation: there is no {which!r}; accepted: {', '.join(activations)}")
-    return activations[which]
+    if name in gated:
+        raise ValueError(f"activation: {name!r} takes a gate beside x; accepted: {', '.join(activations)}")
+    if name not in activations:
+        raise ValueError(f"activation: there is no {name!r}; accepted: {', '.join(activations)}")
+    return activations[name]
+
+
+def _unpickle(name):
+    return gated[name] if name in gated else activations[name]

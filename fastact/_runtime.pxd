@@ -8,11 +8,17 @@ cdef extern from "api.h" nogil:
         FA_MAX_NDIM
         FA_MAX_OPERANDS
         FA_ACTIVATION_COUNT
+        FA_GATED_COUNT
+
+    ctypedef enum fa_parameter_kind:
+        FA_HAS_DEFAULT
+        FA_NO_DEFAULT
+        FA_HAS_GRADIENT
 
     ctypedef struct fa_parameter:
         const char *name
         double fallback
-        int learned
+        fa_parameter_kind kind
 
     ctypedef struct fa_activation_info:
         const char *name
@@ -33,10 +39,13 @@ cdef extern from "api.h" nogil:
         FA_UINT64
         FA_FLOAT32
         FA_FLOAT64
+        FA_FLOAT16
+        FA_BFLOAT16
 
     ctypedef struct fa_op:
         int activation
         int backward
+        int gated
         fa_dtype real
 
     ctypedef struct fa_operand:
@@ -80,6 +89,7 @@ cdef extern from "api.h" nogil:
 
     ctypedef struct fa_api:
         const fa_activation_info *activations
+        const fa_activation_info *gated
         void (*elementwise)(const fa_op *, int, const ptrdiff_t *, const fa_operand *) noexcept nogil
         void (*ufunc_loop)(char **, const ptrdiff_t *, const ptrdiff_t *, void *) noexcept nogil
         fa_view (*make_view)(char *, fa_dtype, int, const ptrdiff_t *, const ptrdiff_t *, int) noexcept nogil

@@ -1,12 +1,14 @@
-"""The kernels as NumPy ufuncs, a forward and a backward one for each row of the table.
+"""The kernels as NumPy ufuncs, a forward and a backward one for each row of the tables.
 
 A ufunc is an attribute of this module under its name (`gelu`, `gelu_backward`), which is how pickle
 finds it.
 """
 
+import numpy as np
+
 cimport numpy as cnp
 from cpython.object cimport PyObject
-from libc.stdlib cimport calloc
+from libc.stdlib cimport calloc, free
 
 from fastact._runtime cimport *
 
@@ -23,6 +25,8 @@ cdef extern from *:
     #define CALL_RESOLVER(f, u, c, ops, t, out) \\
         ((PyUFunc_TypeResolutionFunc *)(f))((PyUFuncObject *)(u), c, (PyArrayObject **)(ops), t, \\
                                             (PyArray_Descr **)(out))
+    #define REGISTER_LOOP(u, number, f, types, data) \\
+        PyUFunc_RegisterLoopForType((PyUFuncObject *)(u), number, (PyUFuncGenericFunction)(f), types, data)
     """
     int NPY_HALF
     int NPY_USERDEF
@@ -30,27 +34,46 @@ cdef extern from *:
     void *GET_RESOLVER(PyObject *)
     void SET_RESOLVER(PyObject *, void *)
     int CALL_RESOLVER(void *, PyObject *, cnp.NPY_CASTING, PyObject **, PyObject *, PyObject **)
+    int REGISTER_LOOP(PyObject *, int, void *, int *, void *) except -1
 
 
 cdef void *numpys_resolver = NULL
 
 
 cdef dict data_operands = {}  # name of a ufunc -> how many of its inputs are no parameters
+cdef object float64 = cnp.PyArray_DescrFromType(cnp.NPY_DOUBLE)
 
 
 cdef int resolve(PyObject *ufunc, cnp.NPY_CASTING casting, PyObject **operands, PyObject *dtypes,
                  PyObject **out) except -1:
-    """NumPy's choice of a loop, less the silent promotion of half-precision and user dtypes."""
-    cdef int k, kind
+    """NumPy's choice of a loop, less the silent promotion of half precision and of user dtypes."""
     cdef str name = (<object>ufunc).__name__
-    if dtypes == NULL:
-        for k in range((<cnp.ufunc>ufunc).nin):
-            kind = OPERAND_TYPE(operands[k])
-            if kind == NPY_HALF or kind >= NPY_USERDEF:
-                refuse(name, k, (<object>operands[k]).dtype)
-        return CALL_RESOLVER(numpys_resolver, ufunc, casting, operands, dtypes, out)
-    wanted = with_wide_parameters(<tuple>dtypes, data_operands[name], (<cnp.ufunc>ufunc).nin)
+    cdef int ndata = data_operands[name], nin = (<cnp.ufunc>ufunc).nin, k
+    wanted = None if dtypes == NULL else <tuple>dtypes
+    if wanted is None:
+        for k in range(nin):
+            if OPERAND_TYPE(operands[k]) >= NPY_USERDEF:
+                check_user_dtype(name, k, (<object>operands[k]).dtype)
+        wanted = half_loop([(<object>operands[k]).dtype for k in range(ndata)
+                            if is_half(OPERAND_TYPE(operands[k]))],
+                           [(<object>operands[k]).dtype for k in range(ndata)], <cnp.ufunc>ufunc)
+    if wanted is None:
+        return CALL_RESOLVER(numpys_resolver, ufunc, casting, operands, NULL, out)
+    wanted = with_wide_parameters(wanted, ndata, nin)
     return CALL_RESOLVER(numpys_resolver, ufunc, casting, operands, <PyObject *>wanted, out)
+
+
+cdef bint is_half(int kind) noexcept:
+    return kind == NPY_HALF or kind >= NPY_USERDEF
+
+
+cdef tuple half_loop(list halves, list data, cnp.ufunc ufunc):
+    """The loop for data of which some is half precision, else None: it is computed in what NumPy promotes
+    the data to, where without this the first loop, of float32, would take it."""
+    if not halves:
+        return None
+    real = np.result_type(*data)
+    return (real,) * len(data) + (float64,) * (ufunc.nin - len(data)) + (real,) * ufunc.nout
 
 
 cdef tuple with_wide_parameters(tuple dtypes, int ndata, int nin):
@@ -61,15 +84,58 @@ cdef tuple with_wide_parameters(tuple dtypes, int ndata, int nin):
     return (dtypes[nin],) * ndata + (float64,) * (nin - ndata) + dtypes[nin:]
 
 
-cdef object float64 = cnp.PyArray_DescrFromType(cnp.NPY_DOUBLE)
+# ---- bfloat16, which NumPy does not know: the dtype of the package ml_dtypes --------------------
+
+cdef int bfloat16_number = -1
 
 
-def refuse(name, operand, dtype):
-    raise TypeError(
-        f"fastact.{name}: operand {operand} has dtype {dtype}, for which there is no native loop yet; "
-        "accepted: float32 and float64 (integers and bool are converted), or pass dtype= to convert"
-    )
+def number_of_bfloat16(dtype):
+    """NumPy's number of ml_dtypes.bfloat16 if dtype is that, else -1. At first sight of it the ufuncs
+    get their loops for it: fastact itself never imports ml_dtypes."""
+    global bfloat16_number
+    cdef int number = dtype.num
+    if number == bfloat16_number:
+        return number
+    kind = dtype.type
+    if number < NPY_USERDEF or kind.__name__ != "bfloat16" or kind.__module__.split(".")[0] != "ml_dtypes":
+        return -1
+    for ufunc, row, backward, gated in registered:
+        add_bfloat16_loop(<cnp.ufunc>ufunc, row, backward, gated, number)
+    bfloat16_number = number
+    return number
 
+
+def check_user_dtype(name, operand, dtype):
+    if number_of_bfloat16(dtype) < 0:
+        raise TypeError(
+            f"fastact.{name}: operand {operand} has dtype {dtype}, for which there is no loop; accepted: "
+            "float16, bfloat16, float32 and float64 (integers and bool are converted)"
+        )
+
+
+cdef list registered = []  # (ufunc, row, backward, gated)
+
+
+cdef add_bfloat16_loop(cnp.ufunc ufunc, int row, bint backward, bint gated, int number):
+    cdef int *types = <int *>calloc(ufunc.nin + ufunc.nout, sizeof(int))
+    cdef fa_loop *loop = <fa_loop *>calloc(1, sizeof(fa_loop))  # NumPy keeps it for good
+    if types == NULL or loop == NULL:
+        free(types)
+        free(loop)
+        raise MemoryError()
+    loop.op = fa_op(row, backward, gated, FA_BFLOAT16)
+    loop.param_dtype = FA_FLOAT64
+    for k in range(ufunc.nin + ufunc.nout):
+        is_param = data_operands[ufunc.__name__] <= k < ufunc.nin
+        types[k] = cnp.NPY_DOUBLE if is_param else number
+    try:
+        if REGISTER_LOOP(<PyObject *>ufunc, number, <void *>api.ufunc_loop, types, loop) < 0:
+            raise RuntimeError(f"fastact.{ufunc.__name__}: NumPy does not take the loop for bfloat16")
+    finally:
+        free(types)
+
+
+# ---- the ufuncs ---------------------------------------------------------------------------------
 
 cdef object names = []  # NumPy keeps the pointers of a ufunc's name and docstring, not the bytes
 
@@ -81,16 +147,23 @@ cdef const char *keep(str text):
 
 
 cdef char type_code(fa_dtype dtype):
+    if dtype == FA_FLOAT16:
+        return <char>NPY_HALF
     return <char>(cnp.NPY_FLOAT if dtype == FA_FLOAT32 else cnp.NPY_DOUBLE)
 
 
-cdef make_ufunc(int row, bint backward, str name, str doc):
-    """Loops, in the order in which NumPy tries them: parameters as float64 first, so that a Python
-    float keeps all its digits; then parameters of the array's own dtype."""
-    cdef const fa_activation_info *info = &api.activations[row]
-    cdef int nparams = info.nparams, ndata = 1 + backward, nin = ndata + nparams
-    cdef int nout = 2 if backward and info.params[0].learned else 1
-    cdef int nloops = 3 if nparams else 2, i, k
+# (data and result, parameters), in the order in which NumPy tries them: parameters as float64 first, so
+# that a Python float keeps all its digits, then parameters of the array's own dtype.
+cdef list DTYPES = [(FA_FLOAT32, FA_FLOAT64), (FA_FLOAT64, FA_FLOAT64), (FA_FLOAT16, FA_FLOAT64)]
+cdef list NARROW_PARAMETERS = [(FA_FLOAT32, FA_FLOAT32), (FA_FLOAT16, FA_FLOAT16)]
+
+
+cdef make_ufunc(int row, bint backward, bint gated, str name, str doc):
+    cdef const fa_activation_info *info = &(api.gated if gated else api.activations)[row]
+    cdef int nparams = info.nparams, ndata = 1 + backward + gated, nin = ndata + nparams
+    cdef int nout = 2 if backward and (gated or info.params[0].kind == FA_HAS_GRADIENT) else 1
+    dtypes = DTYPES + (NARROW_PARAMETERS if nparams else [])
+    cdef int nloops = len(dtypes), i, k
     cdef fa_loop *loops = <fa_loop *>calloc(nloops, sizeof(fa_loop))
     cdef void **data = <void **>calloc(nloops, sizeof(void *))
     cdef char *types = <char *>calloc(nloops * (nin + nout), 1)
@@ -99,33 +172,40 @@ cdef make_ufunc(int row, bint backward, str name, str doc):
     if loops == NULL or data == NULL or types == NULL or functions == NULL:
         raise MemoryError()  # at import; what was allocated is not worth freeing
     for i in range(nloops):
-        loops[i].op = fa_op(row, backward, FA_FLOAT64 if i == 1 else FA_FLOAT32)
-        loops[i].param_dtype = FA_FLOAT32 if i == 2 else FA_FLOAT64
+        real, param_dtype = dtypes[i]
+        loops[i].op = fa_op(row, backward, gated, real)
+        loops[i].param_dtype = param_dtype
         data[i] = &loops[i]
         functions[i] = <cnp.PyUFuncGenericFunction>api.ufunc_loop
         for k in range(nin + nout):
-            types[i * (nin + nout) + k] = type_code(
-                loops[i].param_dtype if ndata <= k < nin else loops[i].op.real)
+            types[i * (nin + nout) + k] = type_code(param_dtype if ndata <= k < nin else real)
     ufunc = cnp.PyUFunc_FromFuncAndData(functions, data, types, nloops, nin, nout, -1,
                                         keep(name), keep(doc), 0)
     global numpys_resolver
     numpys_resolver = GET_RESOLVER(<PyObject *>ufunc)
     SET_RESOLVER(<PyObject *>ufunc, <void *>resolve)
     data_operands[name] = ndata
+    registered.append((ufunc, row, backward, gated))
     return ufunc
 
 
-def _make_all():
-    for row in range(FA_ACTIVATION_COUNT):
-        info = &api.activations[row]
-        name = (<bytes>info.name).decode()
-        formula = (<bytes>info.formula).decode()
-        params = "".join([f", {(<bytes>info.params[p].name).decode()}" for p in range(info.nparams)])
-        globals()[name] = make_ufunc(row, False, name, f"{formula}\n\nInputs: x{params}.")
-        outputs = "dx, and the parameter's gradient an element" if info.params[0].learned else "dx"
-        globals()[f"{name}_backward"] = make_ufunc(
-            row, True, f"{name}_backward",
-            f"dy times the derivative of {formula}\n\nInputs: dy, x{params}. Output: {outputs}.")
+cdef make_pair(int row, bint gated):
+    cdef const fa_activation_info *info = &(api.gated if gated else api.activations)[row]
+    name, formula = (<bytes>info.name).decode(), (<bytes>info.formula).decode()
+    inputs = ["x"] + ["gate"] * gated + [(<bytes>info.params[p].name).decode() for p in range(info.nparams)]
+    outputs = "dx"
+    if gated:
+        outputs = "dx, dgate"
+    elif info.params[0].kind == FA_HAS_GRADIENT:
+        outputs = "dx, and the parameter's gradient an element"
+    inputs = ", ".join(inputs)
+    globals()[name] = make_ufunc(row, False, gated, name, f"{formula}\n\nInputs: {inputs}.")
+    globals()[f"{name}_backward"] = make_ufunc(
+        row, True, gated, f"{name}_backward",
+        f"dy times the derivative of {formula}\n\nInputs: dy, {inputs}. Output: {outputs}.")
 
 
-_make_all()
+for _row in range(FA_ACTIVATION_COUNT):
+    make_pair(_row, False)
+for _row in range(FA_GATED_COUNT):
+    make_pair(_row, True)
