@@ -164,15 +164,17 @@ static void run_channels(fa_job *j)
 static int start(fa_job *j, const fa_batchnorm *bn)
 {
     const fa_isa_table *isa = fa_active();
-    const fa_real_kernels *kernels = bn->real == FA_FLOAT32 ? &isa->f32 : &isa->f64;
+    const fa_real_kernels *kernels = fa_kernels_for(bn->real);
     const ptrdiff_t size = bn->channels * bn->count;
     j->bn = bn;
     j->kernels = &kernels->batchnorm;
     j->activation = bn->activation < 0 ? NULL : &kernels->activation[bn->activation];
+    j->half = fa_is_half(bn->real) ? fa_half_kernels_of(bn->real) : NULL;
     j->itemsize = fa_itemsize[bn->real];
+    j->tile_size = fa_itemsize[fa_tile_dtype(bn->real)];
     j->blocks = (bn->count + FA_BLOCK - 1) / FA_BLOCK;
     j->threads = fa_threads_for(size);
-    j->stream = fa_worth_streaming(size * j->itemsize * (2 + j->backward)) ? isa->stream : NULL;
+    j->stream = !j->half && fa_worth_streaming(size * j->itemsize * (2 + j->backward)) ? isa->stream : NULL;
     j->by_rows = fa_view_channels_last(j->x) && (!j->out || fa_view_channels_last(j->out)) &&
                  (!j->dy || fa_view_channels_last(j->dy));
     j->keep_g = j->backward && j->activation && !j->bare && (!j->stream || j->by_rows);

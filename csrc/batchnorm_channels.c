@@ -10,7 +10,7 @@ typedef enum { PAD_FIRST, PAD_ZERO, PAD_ANYTHING } padding;
 static const char *channel_tile(const fa_job *j, const fa_view *v, ptrdiff_t c, ptrdiff_t k, ptrdiff_t n,
                                 padding pad, void *buffer)
 {
-    const ptrdiff_t size = j->itemsize, whole = fa_padded(n);
+    const ptrdiff_t size = j->tile_size, whole = fa_padded(n);
     char *run = n == whole || pad == PAD_ANYTHING ? fa_view_run(v, c, k, n) : NULL;
     char *at = buffer;
     if (run && (n == whole || run + whole * size <= v->end))
@@ -36,6 +36,7 @@ static const void *gradient_tile(const fa_job *j, ptrdiff_t c, ptrdiff_t n, cons
     fa_channel_params(j, c, params);
     if (!j->bare) {
         j->kernels->normalize(x, s->z, fa_padded(n), &affine);
+        fa_round_tile(j, s->z, n);
         z = s->z;
     }
     if (dparam && j->activation->param_gradient[FA_UNIFORM]) {
@@ -43,12 +44,13 @@ static const void *gradient_tile(const fa_job *j, ptrdiff_t c, ptrdiff_t n, cons
         *dparam = s->dparam;
     }
     j->activation->backward[FA_UNIFORM](dy, z, out, fa_padded(n), params);
+    fa_round_tile(j, out, n);
     return out;
 }
 
 static char *channel_g(const fa_job *j, ptrdiff_t k, int worker)
 {
-    return j->channel_g ? j->channel_g + worker * fa_channel_g_bytes(j) + k * j->itemsize : NULL;
+    return j->channel_g ? j->channel_g + worker * fa_channel_g_bytes(j) + k * j->tile_size : NULL;
 }
 
 void fa_reduce_block(const fa_job *j, ptrdiff_t c, ptrdiff_t block, void *parts, int worker)
@@ -94,6 +96,7 @@ static void forward_tile(const fa_job *j, ptrdiff_t c, ptrdiff_t n, const void *
     const fa_affine affine = fa_affine_at(j->affine, c);
     const double *params[FA_MAX_PARAMS];
     j->kernels->normalize(x, y, fa_padded(n), &affine);
+    fa_round_tile(j, y, n);
     if (j->activation) {
         fa_channel_params(j, c, params);
         j->activation->forward[FA_UNIFORM](y, y, fa_padded(n), params);

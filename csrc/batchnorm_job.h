@@ -30,7 +30,8 @@ typedef struct {
     int bare;    /* no normalisation: z is x, and there is no second pass */
     int by_rows; /* channels lie side by side */
     int keep_g;  /* the first pass of the backward leaves g where dx will be, and the second finds it there */
-    ptrdiff_t itemsize, blocks;
+    const fa_half_kernels *half; /* NULL unless x is half precision: then tiles are float64 */
+    ptrdiff_t itemsize, tile_size, blocks; /* bytes of an element in memory, and in a tile */
     ptrdiff_t run, run_tiles, tiles; /* second pass, channels apart: see fa_plan_channels */
     const fa_view *dy, *x, *out;     /* out: y or dx */
     fa_pair *mean, *var;
@@ -48,7 +49,14 @@ typedef struct {
 /* Bytes of a worker's share of channel_g; kernels may read up to a vector beyond a tile. */
 static inline ptrdiff_t fa_channel_g_bytes(const fa_job *j)
 {
-    return fa_padded(j->bn->count + FA_LANES) * j->itemsize;
+    return fa_padded(j->bn->count + FA_LANES) * j->tile_size;
+}
+
+/* z and its gradient are rounded to the dtype of x, as if they had been in memory. */
+static inline void fa_round_tile(const fa_job *j, void *tile, ptrdiff_t n)
+{
+    if (j->half)
+        j->half->round(tile, n);
 }
 
 static inline size_t fa_part_size(const fa_job *j)

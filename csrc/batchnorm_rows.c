@@ -9,6 +9,23 @@ static char *row_address(const fa_view *v, ptrdiff_t row, ptrdiff_t c)
     return v->data + row * v->strides[0] + c * v->channel_stride;
 }
 
+/* n elements that lie side by side, between memory and a tile. */
+static void read_run(const fa_job *j, const char *from, ptrdiff_t n, char *to)
+{
+    if (j->half)
+        j->half->widen(from, (double *)to, n);
+    else
+        memcpy(to, from, (size_t)(n * j->itemsize));
+}
+
+static void write_run(const fa_job *j, const char *from, ptrdiff_t n, char *to)
+{
+    if (j->half)
+        j->half->narrow((const double *)from, to, n);
+    else
+        memcpy(to, from, (size_t)(n * j->itemsize));
+}
+
 /* ---- first pass ------------------------------------------------------------------------------------ */
 
 /* A unit is a group of channels. With fewer channels than lanes, it is one channel, gathered. */
@@ -18,20 +35,20 @@ ptrdiff_t fa_row_units(const fa_job *j)
     return c < FA_LANES ? c : (c + FA_GROUP - 1) / FA_GROUP;
 }
 
-/* Some rows of a group of channels: in place, or, where the group is not a multiple of FA_LANES wide,
- * padded with zeros to such a width.  *stride is in elements. */
+/* Some rows of a group of channels: in place, or, where they have to be widened or the group is not a
+ * multiple of FA_LANES wide, in `buffer`, padded with zeros to such a width.  *stride is in elements. */
 static const char *group_tile(const fa_job *j, const fa_view *v, ptrdiff_t row, ptrdiff_t c, ptrdiff_t rows,
                               ptrdiff_t channels, void *buffer, ptrdiff_t *stride)
 {
-    const ptrdiff_t width = fa_padded(channels), size = j->itemsize;
+    const ptrdiff_t width = fa_padded(channels), size = j->tile_size;
     char *at = buffer;
-    if (width == channels) {
+    if (width == channels && !j->half) {
         *stride = v->strides[0] / size;
         return row_address(v, row, c);
     }
     *stride = width;
     for (ptrdiff_t r = 0; r < rows; r++, at += width * size) {
-        memcpy(at, row_address(v, row + r, c), (size_t)(channels * size));
+        read_run(j, row_address(v, row + r, c), channels, at);
         memset(at + channels * size, 0, (size_t)((width - channels) * size));
     }
     return buffer;
@@ -53,18 +70,21 @@ static const void *gradient_tile(const fa_job *j, const fa_affine *affine, ptrdi
                                  fa_scratch *s, const double *const *params, const double **dparam)
 {
     const int kind = j->bn->params_per_channel ? FA_VARYING : FA_UNIFORM;
-    const ptrdiff_t size = j->itemsize, n = rows * width;
+    const ptrdiff_t size = j->tile_size, n = rows * width;
     dy = pack(dy, dy_stride * size, rows, width * size, s->g);
     const void *z = s->z;
     if (j->bare)
         z = pack(x, x_stride * size, rows, width * size, s->z);
     else
         j->kernels->normalize_rows(x, x_stride, s->z, rows, width, affine);
+    if (!j->bare)
+        fa_round_tile(j, s->z, n);
     if (j->activation->param_gradient[kind]) {
         j->activation->param_gradient[kind](dy, z, s->dparam, n, params);
         *dparam = s->dparam;
     }
     j->activation->backward[kind](dy, z, s->g, n, params);
+    fa_round_tile(j, s->g, n);
     return s->g;
 }
 
@@ -119,8 +139,8 @@ static void reduce_sums(const fa_job *j, ptrdiff_t c, ptrdiff_t channels, ptrdif
         }
         if (j->keep_g)
             for (ptrdiff_t i = 0; i < height; i++)
-                memcpy(row_address(j->out, row + r + i, c), (const char *)g + i * width * j->itemsize,
-                       (size_t)(channels * j->itemsize));
+                write_run(j, (const char *)g + i * width * j->tile_size, channels,
+                          row_address(j->out, row + r + i, c));
         j->kernels->group_sums(sums, g, g_stride, x, x_stride, dparam, height, width, affine.mean_hi,
                                affine.mean_lo);
     }
@@ -267,64 +287,65 @@ static ptrdiff_t tile_stride(const fa_job *j, const fa_view *v)
     return j->rows.repeat * v->strides[0];
 }
 
-static void write_tile(const fa_job *j, const tile *t, const char *from)
+static int is_one_run(const fa_job *j, const fa_view *v, const tile *t)
 {
-    const ptrdiff_t stride = tile_stride(j, j->out), width = t->columns * j->itemsize;
-    const ptrdiff_t runs = stride == width ? 1 : t->rows, run = stride == width ? t->rows * width : width;
-    char *to = tile_address(j, j->out, t);
-    for (ptrdiff_t r = 0; r < runs; r++)
-        if (j->stream)
-            j->stream(to + r * stride, from + r * run, (size_t)run);
-        else
-            memcpy(to + r * stride, from + r * run, (size_t)run);
+    return t->rows == 1 || tile_stride(j, v) == t->columns * j->itemsize;
 }
 
-/* dy packed and padded, as activations' kernels want it. */
-static const void *packed_dy(const fa_job *j, const tile *t, fa_scratch *s)
+static void write_tile(const fa_job *j, const tile *t, const char *from)
 {
-    const ptrdiff_t stride = tile_stride(j, j->dy), width = t->columns * j->itemsize;
-    const ptrdiff_t n = t->rows * t->columns;
-    const char *from = tile_address(j, j->dy, t);
-    char *to = (char *)s->dy;
-    if ((t->rows == 1 || stride == width) && n % FA_LANES == 0)
+    const int whole = is_one_run(j, j->out, t);
+    const ptrdiff_t runs = whole ? 1 : t->rows, run = whole ? t->rows * t->columns : t->columns;
+    for (ptrdiff_t r = 0; r < runs; r++) {
+        const char *row = from + r * run * j->tile_size;
+        char *to = tile_address(j, j->out, t) + r * tile_stride(j, j->out);
+        if (j->stream)
+            j->stream(to, row, (size_t)(run * j->itemsize));
+        else
+            write_run(j, row, run, to);
+    }
+}
+
+/* As memory has it, or widened; *stride is in elements. */
+static const char *read_tile(const fa_job *j, const fa_view *v, const tile *t, void *buffer, ptrdiff_t *stride)
+{
+    const char *from = tile_address(j, v, t);
+    *stride = tile_stride(j, v) / j->itemsize;
+    if (!j->half)
         return from;
     for (ptrdiff_t r = 0; r < t->rows; r++)
-        memcpy(to + r * width, from + r * stride, (size_t)width);
-    memset(to + n * j->itemsize, 0, (size_t)((fa_padded(n) - n) * j->itemsize));
-    return to;
+        read_run(j, from + r * tile_stride(j, v), t->columns, (char *)buffer + r * t->columns * j->tile_size);
+    *stride = t->columns;
+    return buffer;
 }
 
 /* The result's own memory, where a tile is one run of it, needs no padding and is not streamed. */
 static void *in_place(const fa_job *j, const tile *t)
 {
-    const int one_run = t->rows == 1 || tile_stride(j, j->out) == t->columns * j->itemsize;
-    return one_run && !j->stream && t->rows * t->columns % FA_LANES == 0 ? tile_address(j, j->out, t) : NULL;
+    const int direct = is_one_run(j, j->out, t) && !j->stream && !j->half;
+    return direct && t->rows * t->columns % FA_LANES == 0 ? tile_address(j, j->out, t) : NULL;
 }
 
 static void second_pass_tile(const fa_job *j, const tile *t, fa_scratch *s)
 {
-    const ptrdiff_t n = fa_padded(t->rows * t->columns), size = j->itemsize;
+    const ptrdiff_t n = fa_padded(t->rows * t->columns);
     const int kind = j->bn->params_per_channel ? FA_VARYING : FA_UNIFORM;
     const fa_affine affine = fa_affine_at(&j->rows.affine, t->c);
     const fa_slope slope = fa_slope_at(&j->rows.slope, t->c);
-    const char *x = tile_address(j, j->x, t);
-    const ptrdiff_t x_stride = tile_stride(j, j->x) / size;
+    ptrdiff_t x_stride, g_stride;
+    const char *x = read_tile(j, j->x, t, s->x, &x_stride);
     void *own = in_place(j, t), *result = own ? own : s->result;
     const double *params[FA_MAX_PARAMS];
     for (int p = 0; p < FA_MAX_PARAMS; p++)
         params[p] = j->rows.params[p] ? j->rows.params[p] + (kind == FA_VARYING ? t->c : 0) : NULL;
     if (!j->backward) {
         j->kernels->normalize_rows(x, x_stride, result, t->rows, t->columns, &affine);
+        fa_round_tile(j, result, n);
         if (j->activation)
             j->activation->forward[kind](result, result, n, params);
-    } else if (j->activation && !j->keep_g) {
-        j->kernels->normalize_rows(x, x_stride, s->z, t->rows, t->columns, &affine);
-        j->activation->backward[kind](packed_dy(j, t, s), s->z, s->g, n, params);
-        j->kernels->apply_rows(s->g, t->columns, x, x_stride, result, t->rows, t->columns, &affine, &slope);
     } else {
-        const fa_view *g = j->keep_g ? j->out : j->dy;
-        j->kernels->apply_rows(tile_address(j, g, t), tile_stride(j, g) / size, x, x_stride, result, t->rows,
-                               t->columns, &affine, &slope);
+        const void *g = read_tile(j, j->keep_g ? j->out : j->dy, t, s->g, &g_stride);
+        j->kernels->apply_rows(g, g_stride, x, x_stride, result, t->rows, t->columns, &affine, &slope);
     }
     if (!own)
         write_tile(j, t, result);

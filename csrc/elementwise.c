@@ -37,12 +37,6 @@ typedef struct {
     ptrdiff_t rows, columns;
 } tile;
 
-static const fa_real_kernels *kernels_for(fa_dtype real)
-{
-    const fa_isa_table *isa = fa_active();
-    return fa_is_half(real) ? &isa->half : real == FA_FLOAT32 ? &isa->f32 : &isa->f64;
-}
-
 const fa_activation_info *fa_op_info(const fa_op *op)
 {
     return op->gated ? &fa_gated_table[op->activation] : &fa_activation_table[op->activation];
@@ -336,7 +330,7 @@ void fa_elementwise(const fa_op *op, int ndim, const ptrdiff_t *shape, const fa_
     job j;
     ptrdiff_t size = 1, tiles;
     j.op = op;
-    j.kernels = kernels_for(op->real);
+    j.kernels = fa_kernels_for(op->real);
     j.tile = fa_tile_dtype(op->real);
     j.ndata = fa_op_data(op);
     j.ninputs = fa_op_inputs(op);

@@ -62,6 +62,12 @@ const fa_half_kernels *fa_half_kernels_of(fa_dtype dtype)
     return dtype == FA_FLOAT16 ? &fa_active()->f16 : &fa_active()->bf16;
 }
 
+const fa_real_kernels *fa_kernels_for(fa_dtype real)
+{
+    const fa_isa_table *isa = fa_active();
+    return fa_is_half(real) ? &isa->half : real == FA_FLOAT32 ? &isa->f32 : &isa->f64;
+}
+
 enum { CHUNK = 256, SIZE = sizeof(uint16_t) };
 
 static void gather_half(const char *src, fa_dtype from, ptrdiff_t stride, ptrdiff_t n, char *tile, fa_dtype to)

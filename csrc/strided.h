@@ -36,6 +36,7 @@ static inline fa_dtype fa_tile_dtype(fa_dtype real)
 }
 
 const fa_half_kernels *fa_half_kernels_of(fa_dtype half);
+const fa_real_kernels *fa_kernels_for(fa_dtype real);
 
 /* n elements, `stride` bytes apart, into a tile of `to` (FA_FLOAT32 or FA_FLOAT64); stride may be 0. */
 void fa_gather(const char *src, fa_dtype from, ptrdiff_t stride, ptrdiff_t n, void *tile, fa_dtype to);

@@ -47,12 +47,13 @@ char *fa_view_run(const fa_view *v, ptrdiff_t channel, ptrdiff_t k, ptrdiff_t n)
     const ptrdiff_t size = fa_itemsize[v->dtype];
     ptrdiff_t left;
     char *p = address(v, channel, k, &left);
-    return left >= n && v->strides[v->ndim - 1] == size && (uintptr_t)p % (uintptr_t)size == 0 ? p : NULL;
+    return !fa_is_half(v->dtype) && left >= n && v->strides[v->ndim - 1] == size && (uintptr_t)p % (uintptr_t)size == 0 ? p : NULL;
 }
 
 /* Calls fa_gather or fa_scatter on each part of the range that lies on one run of the last axis. */
 #define FOR_EACH_PART(...)                                                                             \
-    const ptrdiff_t size = fa_itemsize[v->dtype], stride = v->strides[v->ndim - 1];                    \
+    const fa_dtype tile_dtype = fa_tile_dtype(v->dtype);                                               \
+    const ptrdiff_t size = fa_itemsize[tile_dtype], stride = v->strides[v->ndim - 1];                  \
     while (n > 0) {                                                                                    \
         ptrdiff_t left;                                                                                \
         char *p = address(v, channel, k, &left);                                                       \
@@ -67,13 +68,13 @@ char *fa_view_run(const fa_view *v, ptrdiff_t channel, ptrdiff_t k, ptrdiff_t n)
 void fa_view_read(const fa_view *v, ptrdiff_t channel, ptrdiff_t k, ptrdiff_t n, void *tile)
 {
     char *at = tile;
-    FOR_EACH_PART(fa_gather(p, v->dtype, stride, left, at, v->dtype))
+    FOR_EACH_PART(fa_gather(p, v->dtype, stride, left, at, tile_dtype))
 }
 
 void fa_view_write(const fa_view *v, ptrdiff_t channel, ptrdiff_t k, ptrdiff_t n, const void *tile)
 {
     const char *at = tile;
-    FOR_EACH_PART(fa_scatter(at, v->dtype, left, p, v->dtype, stride))
+    FOR_EACH_PART(fa_scatter(at, tile_dtype, left, p, v->dtype, stride))
 }
 
 int fa_view_channels_last(const fa_view *v)

@@ -41,6 +41,7 @@ else:
         batch_norm_backward,
         batch_norm_forward,
     )
+    from fastact._randomized import rrelu_training
     from fastact._runtime import (
         config,
         get_num_threads,
@@ -69,6 +70,7 @@ else:
         "get_num_threads",
         "num_threads",
         "reference",
+        "rrelu_training",
         "set_num_threads",
         "show_config",
     ]

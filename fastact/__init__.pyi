@@ -13,6 +13,7 @@ from fastact._normalization import BatchNormGradients as BatchNormGradients
 from fastact._normalization import batch_norm as batch_norm
 from fastact._normalization import batch_norm_backward as batch_norm_backward
 from fastact._normalization import batch_norm_forward as batch_norm_forward
+from fastact._randomized import rrelu_training as rrelu_training
 
 __version__: Final[str]
 
@@ -35,6 +36,8 @@ class Activation:
     source: Final[str]
     max_ulp: Final[float]
     parameters: Final[Mapping[str, float | None]]
+    learned: Final[tuple[str, ...]]
+    gated: Final[bool]
     ufunc: Final[np.ufunc]
     backward: Final[Backward]
     def __call__(
@@ -53,15 +56,44 @@ class num_threads:
     def __exit__(self, *exc_info: object) -> None: ...
 
 activations: Final[Mapping[str, Activation]]
+gated: Final[Mapping[str, Activation]]
 identity: Final[Activation]
 relu: Final[Activation]
+relu6: Final[Activation]
+relu_squared: Final[Activation]
 leaky_relu: Final[Activation]
 prelu: Final[Activation]
+rrelu: Final[Activation]
 elu: Final[Activation]
 selu: Final[Activation]
+celu: Final[Activation]
 sigmoid: Final[Activation]
+hardsigmoid: Final[Activation]
+hard_sigmoid: Final[Activation]
+logsigmoid: Final[Activation]
 tanh: Final[Activation]
+hardtanh: Final[Activation]
+tanhshrink: Final[Activation]
+hardshrink: Final[Activation]
+softshrink: Final[Activation]
+shrink: Final[Activation]
+threshold: Final[Activation]
+thresholded_relu: Final[Activation]
+softsign: Final[Activation]
+softplus: Final[Activation]
+squareplus: Final[Activation]
+sparse_plus: Final[Activation]
+sparse_sigmoid: Final[Activation]
+exponential: Final[Activation]
 gelu: Final[Activation]
 gelu_tanh: Final[Activation]
+quick_gelu: Final[Activation]
 silu: Final[Activation]
-softplus: Final[Activation]
+swish: Final[Activation]
+hardswish: Final[Activation]
+mish: Final[Activation]
+hard_mish: Final[Activation]
+glu: Final[Activation]
+swiglu: Final[Activation]
+geglu: Final[Activation]
+reglu: Final[Activation]

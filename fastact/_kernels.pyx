@@ -17,8 +17,18 @@ cdef fa_view view_of(cnp.ndarray a, int axis):
                          <const ptrdiff_t *>cnp.PyArray_STRIDES(a), axis)
 
 
+cdef extern from *:
+    int NPY_HALF
+
+
 cdef fa_dtype real_of(cnp.ndarray a):
-    return FA_FLOAT32 if cnp.PyArray_TYPE(a) == cnp.NPY_FLOAT else FA_FLOAT64
+    """Callers let the four floating dtypes pass; what is none of NumPy's three is bfloat16."""
+    cdef int kind = cnp.PyArray_TYPE(a)
+    if kind == cnp.NPY_FLOAT:
+        return FA_FLOAT32
+    if kind == cnp.NPY_DOUBLE:
+        return FA_FLOAT64
+    return FA_FLOAT16 if kind == NPY_HALF else FA_BFLOAT16
 
 
 cdef double *data_of(object a):

@@ -17,9 +17,11 @@ import numpy as np
 from fastact import _kernels
 from fastact._activation import activation as find_activation
 from fastact._activation import has_internal_overlap
+from fastact._ufuncs import number_of_bfloat16
 
 MAX_NDIM = 64  # NumPy's
-FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
+ACCEPTED = "float16, bfloat16, float32 or float64"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,13 +88,27 @@ def _gradients(x, weight, bias, residual, params) -> BatchNormGradients:
 # ---- checks -----------------------------------------------------------------------------------
 
 
+def _is_float(dtype: np.dtype) -> bool:
+    return dtype in FLOATS or number_of_bfloat16(dtype) >= 0
+
+
+def _float_dtype(dtype: object) -> np.dtype:
+    try:
+        known = np.dtype(dtype)
+    except TypeError:
+        known = None
+    if known is None or dtype is None or not _is_float(known):
+        raise TypeError(f"dtype: {dtype!r} is not accepted; expected {ACCEPTED}")
+    return known
+
+
 def _float_array(name: str, value: object) -> np.ndarray:
-    """A native float32 or float64 array; the data itself wherever it is one already."""
+    """A native array of floats; the data itself wherever it is one already."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name}: a masked array would lose its mask; pass an ordinary array")
     array = np.asarray(value)
-    if array.dtype not in FLOATS:
-        raise TypeError(f"{name}: dtype {array.dtype} is not accepted; expected float32 or float64")
+    if not _is_float(array.dtype):
+        raise TypeError(f"{name}: dtype {array.dtype} is not accepted; expected {ACCEPTED}")
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
@@ -136,8 +152,8 @@ def _real_values(name: str, value: object) -> np.ndarray:
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name}: a masked array would lose its mask; pass an ordinary array")
     array = np.asarray(value)
-    if array.dtype not in FLOATS and array.dtype.kind not in "iu":
-        raise TypeError(f"{name}: dtype {array.dtype} is not accepted; expected float32 or float64")
+    if not _is_float(array.dtype) and array.dtype.kind not in "iu":
+        raise TypeError(f"{name}: dtype {array.dtype} is not accepted; expected {ACCEPTED}")
     return np.array(array, dtype=np.float64, order="C")
 
 
@@ -158,7 +174,7 @@ def _gradient_dtype(value: object) -> np.dtype | None:
     if value is None:
         return None
     dtype = np.asarray(value).dtype
-    return dtype.newbyteorder("=") if dtype in FLOATS else np.dtype(np.float64)
+    return dtype.newbyteorder("=") if _is_float(dtype) else np.dtype(np.float64)
 
 
 def _running(mean: object, var: object, x: np.ndarray, channels: int, training: bool) -> bool:
@@ -173,12 +189,12 @@ def _running(mean: object, var: object, x: np.ndarray, channels: int, training: 
             )
         return False
     for name, value in (("running_mean", mean), ("running_var", var)):
-        if not (type(value) is np.ndarray and value.dtype in FLOATS and value.shape == (channels,)):
+        if not (type(value) is np.ndarray and _is_float(value.dtype) and value.shape == (channels,)):
             _per_channel(name, value, channels)  # raises, or accepts what is no such array
-        if training and (type(value) is not np.ndarray or value.dtype not in FLOATS):
+        if training and (type(value) is not np.ndarray or not _is_float(value.dtype)):
             raise TypeError(
-                f"{name}: updated in place in training, so expected a float32 or float64 "
-                f"numpy.ndarray, got {type(value).__name__}"
+                f"{name}: updated in place in training, so expected a numpy.ndarray of {ACCEPTED}, "
+                f"got {type(value).__name__}"
             )
         if training and not value.flags.writeable:
             raise ValueError(f"{name}: read-only, but updated in place in training")
@@ -261,9 +277,9 @@ def _fuse(activation: object, params: object, channels: int) -> _Fused:
     values, learned, shape, dtype = [], None, (), None
     for name, default in function.parameters.items():
         where = f"activation_params[{name!r}]"
-        if default is None:
-            if params.get(name) is None:
-                raise TypeError(f"{where}: missing; {function.name} requires it")
+        if default is None and params.get(name) is None:
+            raise TypeError(f"{where}: missing; {function.name} requires it")
+        if name in function.learned:
             value = _real_values(where, params[name])
             if value.shape not in ((), (channels,)):
                 raise ValueError(
@@ -619,9 +635,7 @@ class BatchNorm:
         self.num_features = _integer("num_features", num_features)
         if self.num_features < 1:
             raise ValueError(f"num_features: {num_features} is out of range; expected 1 or more")
-        if dtype not in FLOATS:
-            raise TypeError(f"dtype: {dtype!r} is not accepted; expected float32 or float64")
-        dtype = np.dtype(dtype)
+        dtype = _float_dtype(dtype)
         self.eps = _number("eps", eps, 0.0, math.inf)
         self.momentum = None if momentum is None else _number("momentum", momentum, 0.0, 1.0)
         self.axis = _channel_axis(axis, MAX_NDIM) - (MAX_NDIM if axis < 0 else 0)

@@ -25,6 +25,7 @@ from fastact._normalization import BatchNormGradients as BatchNormGradients
 from fastact._normalization import batch_norm as batch_norm
 from fastact._normalization import batch_norm_backward as batch_norm_backward
 from fastact._normalization import batch_norm_forward as batch_norm_forward
+from fastact._randomized import rrelu_training as rrelu_training
 
 __version__: Final[str]
 
@@ -47,6 +48,8 @@ class Activation:
     source: Final[str]
     max_ulp: Final[float]
     parameters: Final[Mapping[str, float | None]]
+    learned: Final[tuple[str, ...]]
+    gated: Final[bool]
     ufunc: Final[np.ufunc]
     backward: Final[Backward]
     def __call__(
@@ -65,24 +68,30 @@ class num_threads:
     def __exit__(self, *exc_info: object) -> None: ...
 
 activations: Final[Mapping[str, Activation]]
+gated: Final[Mapping[str, Activation]]
 '''
 
 
 def stub() -> str:
-    return STUB + "".join(f"{name}: Final[Activation]\n" for name in fa.activations)
+    return STUB + "".join(f"{name}: Final[Activation]\n" for name in [*fa.activations, *fa.gated])
 
 
 def table() -> str:
     lines = ["| activation | parameters | formula | float32 error |", "| --- | --- | --- | --- |"]
-    for name, function in fa.activations.items():
-        parameters = ", ".join(
-            f"{key} (learned)" if default is None else f"{key}={default:g}"
-            for key, default in function.parameters.items()
-        )
+    for name, function in [*fa.activations.items(), *fa.gated.items()]:
+        parameters = ", ".join(parameter(function, key) for key in function.parameters)
+        parameters = "x, gate" if function.gated else parameters
         lines.append(
             f"| `{name}` | {parameters} | `{function.formula}` | {function.max_ulp:g} ULP |"
         )
     return "\n".join(lines) + "\n"
+
+
+def parameter(function: fa.Activation, name: str) -> str:
+    if name in function.learned:
+        return f"{name} (learned)"
+    default = function.parameters[name]
+    return f"{name} (required)" if default is None else f"{name}={default:.3g}"
 
 
 def between_marks(text: str, mark: str, new: str) -> str:
