@@ -122,14 +122,14 @@ FA_INLINE real FN(fa_selu_backward)(real dy, real x) {
 /* celu: x if x > 0 else alpha expm1(x / alpha); derivative 1 at 0.  2^-115 <= alpha <= 2^115 keeps the
  * bounds; of a negative alpha x / alpha goes up to 700. */
 FA_INLINE real FN(fa_celu_value)(real x, double alpha) {
-    num y = n_clamp(n_div(n_set(FN(fa_finite)(x)), n_set(alpha)), FA_TAIL);
+    num y = n_clamp(n_div(n_set(FN(fa_clamp)(x, FA_SQUARABLE)), n_set(alpha)), FA_TAIL);
     real low = n_finish(n_set(alpha), n_expm1(y), 1.0);
     low = FN(fa_choose)(fa_abs(n_hi(y)) < 0x1p-60, x, low); /* where x / alpha may underflow */
     return x > 0 ? x : low;
 }
 FA_INLINE real FN(fa_celu_backward)(real dy, real x, double alpha) {
     double lift;
-    num slope = n_exp_wide(n_div(n_set(FN(fa_finite)(x)), n_set(alpha)), &lift);
+    num slope = n_exp_wide(n_div(n_set(FN(fa_clamp)(x, FA_SQUARABLE)), n_set(alpha)), &lift);
     real low = n_finish(n_set(dy), slope, lift);
     return x > 0 ? dy : low;
 }
@@ -210,7 +210,7 @@ FA_INLINE real FN(fa_tanhshrink_value)(real x) {
     double lift = n_lift(fa_abs((double)x) < 0x1p-300);
     int small = fa_abs((double)x) < 1.0;
     num c = n_select(small, n_set(x), n_set(1.0));
-    real y = n_finish(c, n_tanhshrink(x, small, lift), lift);
+    real y = n_finish(c, n_x_minus_tanh(x, small, lift), lift);
     return FN(fa_choose)(fa_abs((double)x) > FA_LARGEST, x, y);
 }
 FA_INLINE real FN(fa_tanhshrink_backward)(real dy, real x) {

@@ -178,7 +178,7 @@ FA_INLINE double fa_tanh_half_d(double y) {
 
 /* x - tanh(x), any x; where `small` (|x| < 1) divided by x: x^2 n / cosh(x), n = (x cosh x - sinh x) / x^3,
  * both by their power series in x^2.  Error 2^-35. */
-FA_INLINE double fa_tanhshrink_d(double x, int small) {
+FA_INLINE double fa_x_minus_tanh_d(double x, int small) {
     double s = x * x, ss = s * s;
     fa_ratio t = fa_tanh_half_ratio_d(fa_clamp_d(2.0 * x, 40.0));
     double n = FA_FMA(ss, FA_FMA(s, 12.0 / 6227020800.0, 1.0 / 3991680.0), FA_FMA(s, 1.0 / 45360.0, 1.0 / 840.0));
@@ -438,8 +438,8 @@ FA_INLINE fa_dd fa_step_dd(fa_dd b, fa_dd t, double hi, double lo) {
     return fa_fast_two_sum(s.hi, s.lo + (FA_FMA(b.hi, t.lo, FA_FMA(b.lo, t.hi, p.lo)) + lo));
 }
 
-/* As fa_tanhshrink_d; where `small`, divided by x lift^2.  Error 2^-58. */
-FA_INLINE fa_dd fa_tanhshrink_dd(double x, int small, double lift) {
+/* As fa_x_minus_tanh_d; where `small`, divided by x lift^2.  Error 2^-58. */
+FA_INLINE fa_dd fa_x_minus_tanh_dd(double x, int small, double lift) {
     double raised = lift < 1.0 ? x / FA_LIFT : x, z = small ? x : 0.0;
     fa_dd square = fa_two_prod(raised, raised), s = fa_two_prod(z, z);
     double n = 20.0 / 51090942171709440000.0, c = 1.0 / 2432902008176640000.0, t = s.hi;

@@ -47,7 +47,7 @@
 #undef n_sum
 #undef n_unlift
 #undef n_exp_wide
-#undef n_tanhshrink
+#undef n_x_minus_tanh
 #undef n_logistic_unit
 #undef FA_TAIL
 #undef FA_TAIL_TANH
@@ -103,7 +103,7 @@ typedef uint32_t fa_pattern_f32;
 #define n_sum(a, b) ((a) + (b)) /* of plain numbers */
 #define n_unlift(lift) 1.0
 #define n_exp_wide(y, lift) (*(lift) = 1.0, fa_exp_d(fa_clamp_d((y), FA_TAIL)))
-#define n_tanhshrink(x, small, lift) fa_tanhshrink_d((x), (small))
+#define n_x_minus_tanh(x, small, lift) fa_x_minus_tanh_d((x), (small))
 #define n_logistic_unit(y, lift) ((void)(lift), fa_logistic_unit_d(y))
 
 /* Where dy times a tail is zero whatever dy, in the exponent and in x of e^(-x^2/2) and of the cubic
@@ -152,7 +152,7 @@ typedef uint64_t fa_pattern_f64;
 #define n_sum(a, b) fa_two_sum((a), (b))
 #define n_unlift(lift) ((lift) < 1.0 ? 1.0 / FA_LIFT : 1.0)
 #define n_exp_wide(y, lift) fa_exp_wide_dd((y), (lift))
-#define n_tanhshrink(x, small, lift) fa_tanhshrink_dd((x), (small), (lift))
+#define n_x_minus_tanh(x, small, lift) fa_x_minus_tanh_dd((x), (small), (lift))
 #define n_logistic_unit(y, lift) fa_logistic_dd((y), (lift))
 
 #define FA_LARGEST 0x1.fffffffffffffp+1023

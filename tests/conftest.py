@@ -19,14 +19,25 @@ from fastact import reference
 ROOT = Path(__file__).resolve().parents[1]
 ISA = fa.config()["isa"]
 NAMES = list(fa.activations)
-LEARNED = [n for n, f in fa.activations.items() if None in f.parameters.values()]
-SCALAR = [n for n, f in fa.activations.items() if f.parameters and n not in LEARNED]
+LEARNED = [n for n, f in fa.activations.items() if f.learned]
+SCALAR = [n for n, f in fa.activations.items() if f.parameters and not f.learned]
+GATED = list(fa.gated)
 PLAIN = [n for n, f in fa.activations.items() if not f.parameters]
 FLOATS = [np.float32, np.float64]
+try:
+    from ml_dtypes import bfloat16
+except ImportError:  # an optional extra
+    bfloat16 = None
+HALVES = [np.float16] + [bfloat16] * (bfloat16 is not None)
 
 quiet = np.errstate(all="ignore")  # for what the tests themselves compute
 each = pytest.mark.parametrize("name", NAMES)
 floats = pytest.mark.parametrize("dtype", FLOATS, ids=["f32", "f64"])
+halves = pytest.mark.parametrize("dtype", HALVES, ids=["f16", "bf16"][: len(HALVES)])
+kinds = pytest.mark.parametrize(
+    "dtype", HALVES + FLOATS, ids=["f16", "bf16"][: len(HALVES)] + ["f32", "f64"]
+)
+gates = pytest.mark.parametrize("name", GATED)
 directions = pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
 
 
@@ -49,7 +60,7 @@ def pytest_report_header(config):
 
 
 def defaults(name):
-    """The default of each parameter, 0.25 for one that is learned."""
+    """The default of each parameter, 0.25 for one that is required."""
     return tuple(0.25 if p is None else p for p in fa.activations[name].parameters.values())
 
 
@@ -102,6 +113,14 @@ def slope_zeros(name, params):
     return zeros
 
 
+def finfo(dtype):
+    if dtype in HALVES[1:]:
+        from ml_dtypes import finfo as of_ml_dtypes
+
+        return of_ml_dtypes(dtype)
+    return np.finfo(dtype)
+
+
 # ---- numbers ---------------------------------------------------------------------------------
 
 
@@ -109,7 +128,7 @@ def slope_zeros(name, params):
 def bits(array):
     """The bit pattern of an array of floats, with one pattern for every NaN."""
     array = np.asarray(array)
-    assert array.dtype in FLOATS, array.dtype
+    assert array.dtype in FLOATS + HALVES, array.dtype
     array = np.where(np.isnan(array), array.dtype.type("nan"), array)
     return np.ascontiguousarray(array).view(f"u{array.itemsize}")
 
@@ -148,7 +167,7 @@ def error_in_ulp(got, exact):
 
 def hard_values(dtype):
     """Specials, subnormals, kinks, tails, and the largest numbers, each with both signs."""
-    info = np.finfo(dtype)
+    info = finfo(dtype)
     values = [0.0, info.smallest_subnormal, 3 * info.smallest_subnormal, 0.5 * float(info.tiny)]
     values += [info.tiny, 1e-30, 1e-20, 1e-10, 1e-8, 1e-5, 0.01, 0.5, 1.0, 3.0, 6.0, info.max]
     values += [5.5, 8.3, 10.0, 12.9, 13.1, 13.4, 14.1, 16.6, 17.3, 20.0, 37.6, 38.5, 40.0, 80.0]

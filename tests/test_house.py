@@ -25,10 +25,11 @@ from fastact import _runtime
 
 ALLOWED = {
     "csrc/activations.def", "csrc/activations.h", "fastact/reference.py",
-    "fastact/_randomized.py",  # the random form of one activation, which no row could say
+    "fastact/_randomized.py",
     # oracles: they state the definitions once more, independently, as the reference does
     "tests/oracle.py", "bench/accuracy_check.c",
 }  # fmt: skip
+RANDOM_FORM = "rrelu_training"  # a public function of its own: no row could say it
 MATHS = {"csrc/vmath.h", "csrc/working.h"}
 FOLDERS = {"csrc": "c h inc", "fastact": "py pyx pxd", "bench": "py c h", "tests": "py"}
 
@@ -56,6 +57,7 @@ def mentions(path, text):
         without_comments(text) if path.endswith(("py", "pyx", "pxd")) else without_c_comments(text)
     )
     code = re.sub(r"\b(np|numpy|math)\s*\.\s*\w+", "", code)
+    code = code.replace(RANDOM_FORM, "")
     names = [n for n in NAMES if not (path in MATHS and hasattr(math, n))]
     return [n for n in names if re.search(rf"(?<![A-Za-z0-9]){n}(?![A-Za-z0-9])", code)]
 
@@ -150,6 +152,9 @@ def test_every_kernel_is_vectorised_and_calls_no_libm(machine_code, isa):
     packed = re.compile(r"\bv(fn?m\w+|add|sub|mul|div|max|min|and|mov\w*)[pd]?[sd]?\w*\b")
     for name in kernels:
         body = functions[name]
+        if alias := re.fullmatch(r"jmp +\w+ <(\w+)>", body[0]):  # the compiler merges equal functions
+            assert alias[1] in kernels
+            continue
         assert any(wide in line and packed.search(line) for line in body), f"{name}: not vectorised"
         called = [line for line in body if line.startswith(("call", "jmp")) and "@plt" in line]
         assert all(re.search(r"<mem(cpy|set)|stack_chk", line) for line in called), (name, called)

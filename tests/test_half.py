@@ -1,0 +1,238 @@
+"""float16 and bfloat16: rounded once, everywhere the same, never widened in memory, never promoted."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from conftest import (
+    HALVES,
+    NAMES,
+    assert_same_bits,
+    bfloat16,
+    bits,
+    call,
+    call_ufunc,
+    defaults,
+    directions,
+    each,
+    expected,
+    gates,
+    halves,
+    mixed,
+    quiet,
+    settings,
+)
+
+import fastact as fa
+from fastact import reference
+
+needs_bfloat16 = pytest.mark.skipif(bfloat16 is None, reason="needs ml_dtypes")
+
+
+def every_pattern(dtype):
+    return np.arange(2**16, dtype=np.uint16).view(dtype)
+
+
+def rounded(values, dtype):
+    """float64 to half precision in one step, with integers: ties to even, NaN as the default one."""
+    bits_kept, lowest, highest = (11, -24, 2.0**16) if dtype == np.float16 else (8, -133, 2.0**128)
+    exponent = np.frexp(values)[1] - bits_kept
+    step = np.ldexp(1.0, np.maximum(exponent, lowest))
+    nearest = np.rint(values / step) * step  # rint: ties to even
+    nearest = np.where(np.abs(nearest) >= highest, np.copysign(np.inf, values), nearest)
+    return np.where(np.isfinite(values), nearest, values).astype(dtype)
+
+
+@quiet
+def test_the_rounding_of_this_file_is_numpys():
+    values = np.concatenate([mixed(200_000, np.float64, 1), np.linspace(-7e-5, 7e-5, 50_001)])
+    ties = every_pattern(np.float16)[:-1].astype(np.float64)
+    ties = 0.5 * (ties[1:] + ties[:-1])
+    for x in (values, ties, np.nextafter(ties, 0), np.nextafter(ties, 9)):
+        assert_same_bits(rounded(x, np.float16), x.astype(np.float16))
+
+
+def every_setting():
+    return [pytest.param(n, p, id=f"{n}{list(p)}") for n in NAMES for p in settings(n)]
+
+
+@halves
+@directions
+@pytest.mark.parametrize(("name", "params"), every_setting())
+@quiet
+def test_every_result_is_the_correctly_rounded_one(name, params, dtype, backward):
+    x = every_pattern(dtype)
+    got = call(name, backward, np.ones_like(x), x, params)
+    assert got.dtype == dtype
+    want = rounded(expected(name, backward, np.ones(len(x)), x.astype(np.float64), params), dtype)
+    zero = (want == 0) & (got == 0)  # the reference leaves the sign of a vanishing gradient open
+    differ = (bits(got) != bits(want)) & ~(zero if backward else False)
+    assert not differ.any(), (x[differ][:5], got[differ][:5], want[differ][:5], differ.sum())
+
+
+@halves
+@gates
+@quiet
+def test_gated_results_are_within_half_an_ulp(name, dtype):
+    gate = every_pattern(dtype)
+    x, dy = (mixed(len(gate), np.float32, seed).astype(dtype) for seed in (1, 2))
+    value, gradient = reference.gated[name]
+    wide = [a.astype(np.float64) for a in (dy, x, gate)]
+    got = (fa.gated[name](x, gate), *fa.gated[name].backward(dy, x, gate))
+    for result, exact in zip(got, (value(*wide[1:]), *gradient(*wide)), strict=True):
+        assert result.dtype == dtype
+        same = bits(result) == bits(rounded(exact, dtype))
+        assert (same | ((result == 0) & (exact == 0))).mean() > 0.9999
+
+
+@each
+@halves
+def test_half_precision_stays_what_it_is(name, dtype):
+    function, params = fa.activations[name], defaults(name)
+    x = np.linspace(-3, 3, 5000).astype(dtype)
+    want = function(x, *params)
+    small = np.zeros(len(x), np.int8)
+    for how in (call, call_ufunc):
+        assert how(name, False, None, x, params).dtype == dtype
+        assert how(name, True, x, x, params).dtype == dtype
+        assert how(name, True, small, x, params).dtype == dtype
+        assert how(name, True, x.astype(np.float32), x, params).dtype == np.float32
+        assert how(name, True, x, x.astype(np.float64), params).dtype == np.float64
+        assert_same_bits(how(name, False, None, x, params, dtype=np.float32),
+                         function(x.astype(np.float32), *params))  # fmt: skip
+        assert_same_bits(how(name, False, None, x[0], params), want[0])
+    assert_same_bits(function(x.astype(np.float32) * 1.001, *params, dtype=dtype,
+                              casting="same_kind"),
+                     function((x.astype(np.float32) * 1.001).astype(dtype), *params))  # fmt: skip
+    if params:
+        array = np.full(1, params[0])
+        assert function(x, array, *params[1:]).dtype == dtype
+        assert function(x, array.astype(dtype), *params[1:]).dtype == dtype
+        assert function(x.astype(np.float32), array.astype(dtype), *params[1:]).dtype == np.float32
+
+
+@needs_bfloat16
+def test_the_two_formats_meet_in_float32():
+    x = np.ones(5, np.float16)
+    assert fa.identity.backward(x.astype(bfloat16), x).dtype == np.float32
+
+
+@needs_bfloat16
+def test_another_user_dtype_is_refused_by_name():
+    import ml_dtypes
+
+    x = np.ones(5, ml_dtypes.float8_e5m2)
+    for f in fa.activations.values():
+        params = defaults(f.name)
+        for call_it in (f, f.ufunc):
+            with pytest.raises(TypeError, match="float8_e5m2"):
+                call_it(x, *params)
+        with pytest.raises(TypeError, match="float8_e5m2"):
+            f.backward(x, x, *params)
+
+
+@halves
+def test_no_wide_copy_in_memory(dtype):
+    x = np.ones((64, 16, 1024), dtype)
+    for function in fa.activations.values():
+        params = defaults(function.name)
+        for run in (
+            lambda f=function, p=params: f(x, *p),
+            lambda f=function, p=params: f.backward(x, x, *p),
+            lambda f=function, p=params: fa.batch_norm_forward(
+                x, activation=f, activation_params=dict(zip(f.parameters, p, strict=True))
+            )[0],
+        ):
+            tracemalloc.start()
+            try:
+                run()
+                peak = tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+            assert peak < 1.2 * x.nbytes, function.name
+
+
+# ---- BatchNorm -------------------------------------------------------------------------------
+
+
+def layouts(x):
+    yield x
+    yield np.asfortranarray(x)
+    yield np.ascontiguousarray(np.moveaxis(x, 1, -1)).transpose(0, 3, 1, 2)
+    wide = np.zeros((*x.shape[:-1], 2 * x.shape[-1]), x.dtype)
+    wide[..., ::2] = x
+    yield wide[..., ::2]
+
+
+SHAPES = [(4, 5, 9, 11), (3, 70, 40, 3), (64, 16, 33, 2), (2000, 3, 1, 2)]
+
+
+@halves
+@pytest.mark.parametrize("shape", SHAPES)
+@each
+@quiet
+def test_batch_norm_is_the_reference_rounded_twice(name, shape, dtype):
+    if shape != SHAPES[0] and name not in NAMES[:1] + NAMES[5:6]:
+        pytest.skip("the shapes are tried with two activations, the activations with one shape")
+    rng = np.random.default_rng(3)
+    x, dy = ((3 * rng.standard_normal(shape) + 1).astype(dtype) for _ in range(2))
+    channels = shape[1]
+    weight, bias = (rng.standard_normal(channels).astype(np.float32) for _ in range(2))
+    running = np.zeros(channels, np.float32), np.ones(channels, np.float32)
+    params = dict(zip(fa.activations[name].parameters, defaults(name), strict=True))
+    arguments = {"weight": weight, "bias": bias, "activation": name, "activation_params": params}
+    want, want_ctx = reference.batch_norm_forward(
+        x.astype(np.float64), round_to=np.dtype(dtype), **arguments
+    )
+    want_grads = reference.batch_norm_backward(dy.astype(np.float64), want_ctx)
+    first = None
+    for view, dy_view in zip(layouts(x), layouts(dy), strict=True):
+        y, ctx = fa.batch_norm_forward(
+            view, running_mean=running[0].copy(), running_var=running[1].copy(), **arguments
+        )
+        grads = fa.batch_norm_backward(dy_view, ctx)
+        assert y.dtype == grads.x.dtype == dtype
+        assert grads.weight.dtype == grads.bias.dtype == np.float32
+        assert np.mean(bits(y) == bits(rounded(want, dtype))) > 0.999
+        scale = np.abs(want_grads.x).max(axis=(0, 2, 3), keepdims=True)
+        error = np.abs(grads.x.astype(np.float64) - want_grads.x)
+        assert (error <= 2.0 ** (-11 if dtype == np.float16 else -8) * scale).all()
+        for got, exact in ((grads.weight, want_grads.weight), (grads.bias, want_grads.bias)):
+            np.testing.assert_allclose(got, exact, rtol=1e-4, atol=1e-3)
+        first = first or (y, grads)
+        assert_same_bits(y, first[0])
+        assert_same_bits(grads.x, first[1].x)
+        assert_same_bits(grads.weight, first[1].weight)
+        z, plain = fa.batch_norm_forward(view, weight=weight, bias=bias)
+        assert_same_bits(fa.activations[name](z, *defaults(name)) if name not in
+                         [n for n in NAMES if fa.activations[n].learned]
+                         else fa.activations[name](z, *defaults(name)), y)  # fmt: skip
+        g = call(name, True, dy, z, defaults(name))
+        assert_same_bits(fa.batch_norm_backward(g, plain).x, grads.x)
+    for threads in (1, 2):
+        with fa.num_threads(threads):
+            assert_same_bits(fa.batch_norm_forward(x, **arguments)[0], first[0])
+
+
+@halves
+def test_statistics_and_parameters_may_be_half_too(dtype):
+    x = np.random.default_rng(4).standard_normal((50, 6)).astype(dtype)
+    mean, var, weight = np.zeros(6, dtype), np.ones(6, dtype), np.full(6, 0.5, dtype)
+    y, ctx = fa.batch_norm_forward(x, weight=weight, running_mean=mean, running_var=var)
+    assert (mean != 0).all()
+    assert fa.batch_norm_backward(y, ctx).weight.dtype == dtype
+    assert fa.batch_norm(x, running_mean=mean, running_var=var).dtype == dtype
+    layer = fa.BatchNorm(6, activation=NAMES[1], dtype=dtype)
+    assert layer(x).dtype == dtype
+    assert layer.backward(x).weight.dtype == dtype
+
+
+@halves
+def test_a_large_offset_costs_nothing(dtype):
+    """E[x^2] - E[x]^2 in half precision has made negative variances of this."""
+    x = (5 + 0.1 * np.random.default_rng(5).standard_normal((4000, 3))).astype(dtype)
+    _, ctx = fa.batch_norm_forward(x)
+    wide = x.astype(np.float64)
+    np.testing.assert_allclose(ctx.mean, wide.mean(axis=0), rtol=1e-14)
+    np.testing.assert_allclose(ctx.var, wide.var(axis=0), rtol=1e-12)
+    assert HALVES
