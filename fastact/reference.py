@@ -159,6 +159,11 @@ def _from_zero(x, zero, second, elsewhere):
     return np.where(np.abs(x - hi) < 0.5, distance * mean, elsewhere)
 
 
+def _branch(x, slopes, gradient):
+    """The gradient where the function slopes, 0 where it is flat by a branch; a NaN x stays."""
+    return np.where(np.isnan(x), x, np.where(slopes, gradient, 0.0))
+
+
 # ---- piecewise linear ------------------------------------------------------------------------
 
 
@@ -184,6 +189,30 @@ def relu(x):
 def relu_backward(dy, x):
     """f'(x) = 1 for x > 0, else 0: a branch, so a NaN dy does not pass it."""
     return np.where(np.isnan(x), x, np.where(x <= 0, 0.0, dy))
+
+
+@_float64
+def relu6(x):
+    """f(x) = min(max(x, 0), 6); f(-0.0) = -0.0. Krizhevsky 2010."""
+    return np.where(x > 6, 6.0, np.where(x < 0, 0.0, x))
+
+
+@_float64
+def relu6_backward(dy, x):
+    """f'(x) = 1 for 0 < x < 6, else 0 by a branch."""
+    return _branch(x, (x > 0) & (x < 6), dy)
+
+
+@_float64
+def relu_squared(x):
+    """f(x) = max(x, 0)^2. So et al. 2021."""
+    return np.where(x < 0, 0.0, x) ** 2
+
+
+@_float64
+def relu_squared_backward(dy, x):
+    """f'(x) = 2 max(x, 0), 0 by a branch up to 0; 2 goes to the factor that cannot overflow."""
+    return _branch(x, x > 0, np.where(x > 1, (2.0 * dy) * x, dy * (2.0 * x)))
 
 
 @_float64
@@ -216,6 +245,18 @@ def prelu_backward(dy, x, weight):
     dx = np.where(np.isnan(x), x, np.where(x > 0, dy, weight * dy))
     dweight = np.where(np.isnan(x), x, np.where(x >= 0, 0.0, dy * x))
     return dx, _sum_to_shape(np.broadcast_to(dweight, dx.shape), weight.shape)
+
+
+@_float64
+def rrelu(x, lower=0.125, upper=1.0 / 3.0):
+    """f(x) = x for x > 0, else (lower + upper) / 2 * x: the form for evaluation. Xu et al. 2015."""
+    return np.where(x > 0, x, 0.5 * (lower + upper) * x)
+
+
+@_float64
+def rrelu_backward(dy, x, lower=0.125, upper=1.0 / 3.0):
+    """f'(x) = 1 for x > 0, else (lower + upper) / 2, at 0 too."""
+    return np.where(np.isnan(x), x, np.where(x > 0, dy, 0.5 * (lower + upper) * dy))
 
 
 def _sum_to_shape(values, shape):
@@ -260,6 +301,40 @@ def selu_backward(dy, x):
     return dy * np.where(x > 0, _SELU_SCALE, _exp_minus_abs(x, factor=_SELU_SCALE_ALPHA))
 
 
+def _grown(hi, lo=0.0, factor=1.0):
+    """factor * exp(hi + lo) for any hi, where factor may be small and exp(hi) overflow."""
+    large = factor * np.exp(700.0) * np.exp(np.minimum(hi, 1400.0) - 700.0)
+    value = np.where(hi < 709.0, _exp(np.minimum(hi, 709.0), 0.0, factor), large)
+    return value * (1.0 + lo)
+
+
+def _quotient(a, b):
+    """a / b as hi + lo."""
+    hi = a / b
+    product, rest = _two_product(hi, b)
+    lo = ((a - product) - rest) / b
+    return hi, np.where(np.isfinite(lo), lo, 0.0)
+
+
+@_float64
+def celu(x, alpha=1.0):
+    """f(x) = x for x > 0, else alpha (exp(x / alpha) - 1). Barron 2017.
+
+    expm1(hi + lo) = expm1(hi) + exp(hi) lo; a tiny x / alpha, which may underflow, gives x.
+    """
+    hi, lo = _quotient(x, alpha)
+    near = alpha * (np.expm1(np.minimum(hi, 40.0)) + np.exp(np.minimum(hi, 40.0)) * lo)
+    low = np.where(hi > 40.0, _grown(hi, lo, alpha), near)
+    return np.where((x > 0) | (np.abs(hi) < 1e-18), x, low)
+
+
+@_float64
+def celu_backward(dy, x, alpha=1.0):
+    """f'(x) = 1 for x > 0, else exp(x / alpha): 1 at 0."""
+    hi, lo = _quotient(x, alpha)
+    return np.where(np.isnan(x), x, np.where(x > 0, dy, _grown(hi, lo, dy)))
+
+
 @_float64
 def sigmoid(x):
     """f(x) = 1 / (1 + exp(-x)), by e = exp(-|x|): 1 / (1 + e) right of 0, e / (1 + e) left."""
@@ -274,6 +349,54 @@ def sigmoid_backward(dy, x):
 
 
 @_float64
+def hardsigmoid(x):
+    """f(x) = x / 6 + 1 / 2 between 0 and 1, as (x + 3) / 6. Howard et al. 2019."""
+    return np.where(x <= -3, 0.0, np.where(x >= 3, 1.0, (x + 3.0) / 6.0))
+
+
+@_float64
+def hardsigmoid_backward(dy, x):
+    """f'(x) = 1/6 for -3 < x < 3, else 0 by a branch."""
+    return _branch(x, (x > -3) & (x < 3), dy * (1.0 / 6.0))
+
+
+def _line(x, slope, offset):
+    """slope x + offset as hi + lo: near its zero the terms cancel."""
+    product, rest = _two_product(slope, x)
+    hi, lo = _two_sum(product, offset)
+    return hi, np.where(np.isfinite(hi), lo + rest, 0.0)
+
+
+@_float64
+def hard_sigmoid(x, alpha=0.2, beta=0.5):
+    """f(x) = alpha x + beta between 0 and 1. Courbariaux, Bengio & David 2015; ONNX."""
+    hi, lo = _line(x, alpha, beta)
+    value = hi + lo
+    return np.where(value <= 0, 0.0, np.where(value >= 1, 1.0, value))
+
+
+@_float64
+def hard_sigmoid_backward(dy, x, alpha=0.2, beta=0.5):
+    """f'(x) = alpha for 0 < alpha x + beta < 1, else 0 by a branch."""
+    hi, lo = _line(x, alpha, beta)
+    inside = (hi + lo > 0) & ((hi - 1.0) + lo < 0)
+    return _branch(x, inside, alpha * dy)
+
+
+@_float64
+def logsigmoid(x):
+    """f(x) = -log(1 + exp(-x)) = min(x, 0) - log1p(exp(-|x|)); f(inf) = -0.0."""
+    near, far = np.log1p(_exp_minus_abs(x)), _exp_minus_abs(x)
+    return np.where(x < 0, x, -0.0) - np.where(np.abs(x) > 40, far, near)
+
+
+@_float64
+def logsigmoid_backward(dy, x):
+    """f'(x) = logistic(-x)."""
+    return dy * _logistic(-x)
+
+
+@_float64
 def tanh(x):
     """f(x) = (exp(x) - exp(-x)) / (exp(x) + exp(-x))."""
     return np.tanh(x)
@@ -284,6 +407,201 @@ def tanh_backward(dy, x):
     """f'(x) = 1 - f(x)^2 = sech(x)^2 = 4 e / (1 + e)^2 with e = exp(-2|x|)."""
     e = _exp_minus_abs(2.0 * x)
     return dy * _exp_minus_abs(2.0 * x, factor=4.0 / (1.0 + e) ** 2)
+
+
+@_float64
+def hardtanh(x, min_val=-1.0, max_val=1.0):
+    """f(x) = min(max(x, min_val), max_val). Collobert 2004."""
+    raised = np.where(x < min_val, min_val, x)
+    return np.where(raised > max_val, max_val, raised)
+
+
+@_float64
+def hardtanh_backward(dy, x, min_val=-1.0, max_val=1.0):
+    """f'(x) = 1 for min_val < x < max_val, else 0 by a branch."""
+    return _branch(x, (x > min_val) & (x < max_val), dy)
+
+
+@_float64
+def tanhshrink(x):
+    """f(x) = x - tanh(x); for |x| < 2 by Lambert's fraction, in which nothing cancels.
+
+    tanh(x) = x / (1 + c), c = x^2 / (3 + x^2 / (5 + x^2 / (7 + ...))), so f(x) = x c / (1 + c).
+    """
+    square = np.minimum(np.abs(x), 2.0) ** 2
+    fraction = 61.0
+    for odd in range(59, 1, -2):
+        fraction = odd + square / fraction
+    c = square / fraction
+    return np.where(np.abs(x) < 2, x * c / (1.0 + c), x - np.tanh(x))
+
+
+@_float64
+def tanhshrink_backward(dy, x):
+    """f'(x) = tanh(x)^2."""
+    return dy * np.tanh(x) ** 2
+
+
+# ---- shrinking and thresholds ------------------------------------------------------------------
+
+
+@_float64
+def hardshrink(x, lambd=0.5):
+    """f(x) = 0 for -lambd <= x <= lambd, else x. Donoho & Johnstone 1994."""
+    return np.where((x >= -lambd) & (x <= lambd), 0.0, x)
+
+
+@_float64
+def hardshrink_backward(dy, x, lambd=0.5):
+    """f'(x) = 1 outside [-lambd, lambd], else 0 by a branch."""
+    return _branch(x, ~((x >= -lambd) & (x <= lambd)), dy)
+
+
+@_float64
+def softshrink(x, lambd=0.5):
+    """f(x) = x + lambd for x < -lambd, x - lambd for x > lambd, else 0. Donoho 1995."""
+    return _shrunk(x, lambd, lambd)
+
+
+@_float64
+def softshrink_backward(dy, x, lambd=0.5):
+    """f'(x) = 1 for x < -lambd and for x > lambd, else 0 by a branch."""
+    return _branch(x, (x < -lambd) | (x > lambd), dy)
+
+
+@_float64
+def shrink(x, bias=0.0, lambd=0.5):
+    """f(x) = x + bias for x < -lambd, x - bias for x > lambd, else 0. ONNX."""
+    return _shrunk(x, bias, lambd)
+
+
+@_float64
+def shrink_backward(dy, x, bias=0.0, lambd=0.5):
+    """f'(x) = 1 for x < -lambd and for x > lambd, else 0 by a branch."""
+    return _branch(x, (x < -lambd) | (x > lambd), dy)
+
+
+def _shrunk(x, bias, lambd):
+    flat = np.where(np.isnan(x), x, 0.0)
+    return np.where(x < -lambd, x + bias, np.where(x > lambd, x - bias, flat))
+
+
+@_float64
+def threshold(x, threshold, value):
+    """f(x) = x for x > threshold, else value."""
+    return np.where(np.isnan(x) | (x > threshold), x, value)
+
+
+@_float64
+def threshold_backward(dy, x, threshold, value):
+    """f'(x) = 1 for x > threshold, else 0 by a branch."""
+    return _branch(x, x > threshold, dy)
+
+
+@_float64
+def thresholded_relu(x, alpha=1.0):
+    """f(x) = x for x > alpha, else 0. Konda, Memisevic & Krueger 2014."""
+    return np.where(np.isnan(x) | (x > alpha), x, 0.0)
+
+
+@_float64
+def thresholded_relu_backward(dy, x, alpha=1.0):
+    """f'(x) = 1 for x > alpha, else 0 by a branch."""
+    return _branch(x, x > alpha, dy)
+
+
+# ---- soft steps and ramps ----------------------------------------------------------------------
+
+
+@_float64
+def softsign(x):
+    """f(x) = x / (1 + |x|). Bergstra et al. 2009."""
+    return np.where(np.isinf(x), np.sign(x), x / (1.0 + np.abs(x)))
+
+
+@_float64
+def softsign_backward(dy, x):
+    """f'(x) = 1 / (1 + |x|)^2; divided twice, since the square may overflow."""
+    root = 1.0 + np.abs(x)
+    return dy * (1.0 / root / root)
+
+
+@_float64
+def softplus(x, beta=1.0):
+    """f(x) = log(1 + exp(beta x)) / beta, without a threshold. Dugas et al. 2001.
+
+    max(x, 0) + log1p(exp(-|beta x|)) / beta; beyond 40, log1p(e) = e to the last bit.
+    """
+    hi, lo = _two_product(beta, x)
+    near = np.log1p(_exp_minus_abs(hi, lo)) / beta
+    far = _exp_minus_abs(hi, lo, 1.0 / beta)
+    return np.where(hi > 0, x, 0.0) + np.where(np.abs(hi) > 40, far, near)
+
+
+@_float64
+def softplus_backward(dy, x, beta=1.0):
+    """f'(x) = logistic(beta x)."""
+    return dy * _logistic(*_two_product(beta, x))
+
+
+def _squareplus_parts(x, b):
+    """r = sqrt(x^2 + b) and (r - |x|) / 2 = (b / 4) / (r / 2 + |x| / 2), which does not cancel."""
+    size = np.abs(x)
+    square, rest = _two_product(np.minimum(size, 1e150), np.minimum(size, 1e150))
+    hi, lo = _two_sum(square, b)
+    root = np.where(size > 1e150, size, np.sqrt(hi + np.where(np.isfinite(hi), lo + rest, 0.0)))
+    half = 0.5 * root + 0.5 * size
+    return root, np.where(half == 0, 0.0, 0.25 * b / np.where(half == 0, 1.0, half))
+
+
+@_float64
+def squareplus(x, b=4.0):
+    """f(x) = (x + sqrt(x^2 + b)) / 2 = max(x, 0) + b / (2 (sqrt(x^2 + b) + |x|)). Barron 2021."""
+    return np.where(x < 0, 0.0, x) + _squareplus_parts(x, b)[1]
+
+
+@_float64
+def squareplus_backward(dy, x, b=4.0):
+    """f'(x) = (1 + x / r) / 2 with r = sqrt(x^2 + b): q = b / (2 r (r + |x|)) left of 0, 1 - q right."""
+    root, excess = _squareplus_parts(x, b)
+    q = np.where((root == 0) & (b == 0), 0.0, excess / root)
+    return dy * np.where(x > 0, 1.0 - q, q)
+
+
+@_float64
+def sparse_plus(x):
+    """f(x) = 0 for x <= -1, x for x >= 1, else (x + 1)^2 / 4. jax.nn.sparse_plus."""
+    return np.where(x <= -1, 0.0, np.where(x >= 1, x, (x + 1.0) ** 2 / 4.0))
+
+
+@_float64
+def sparse_plus_backward(dy, x):
+    """f'(x) = (x + 1) / 2 between 0 and 1; 0 by a branch for x <= -1."""
+    return _branch(x, x > -1, np.where(x >= 1, dy, dy * ((x + 1.0) / 2.0)))
+
+
+@_float64
+def sparse_sigmoid(x):
+    """f(x) = (x + 1) / 2 between 0 and 1. Martins & Astudillo 2016."""
+    return np.where(x <= -1, 0.0, np.where(x >= 1, 1.0, (x + 1.0) / 2.0))
+
+
+@_float64
+def sparse_sigmoid_backward(dy, x):
+    """f'(x) = 1/2 for -1 < x < 1, else 0 by a branch."""
+    return _branch(x, (x > -1) & (x < 1), 0.5 * dy)
+
+
+@_float64
+def exponential(x):
+    """f(x) = exp(x)."""
+    return np.exp(x)
+
+
+@_float64
+def exponential_backward(dy, x):
+    """f'(x) = exp(x); dy exp(x) may be finite where exp(x) is not."""
+    return _grown(x, 0.0, dy)
 
 
 # ---- gates: x times a distribution function ---------------------------------------------------
@@ -392,10 +710,44 @@ def gelu_tanh_backward(dy, x):
 _SILU_SLOPE_ZERO = _pair("-1.27846454276107379510935873902298015543947749")
 
 
+def _silu_slope(hi, lo=0.0):
+    """s (1 + w (1 - s)) with s = logistic(w), w = hi + lo. It is 0 at -1.2785."""
+    z = np.clip(hi, -1e3, 1e3)
+    zero_hi, zero_lo = _SILU_SLOPE_ZERO
+    return _from_zero(z, (zero_hi, zero_lo - lo), _silu_second, _gate_slope(z, z, lo))
+
+
 def _silu_second(x):
     """f''(x) = s (1 - s) (2 + x (1 - 2 s)) with s = logistic(x)."""
     s = _logistic(x)
     return s * (1.0 - s) * (2.0 + x * (1.0 - 2.0 * s))
+
+
+def _swished(x, hi, lo):
+    """x logistic(w) for any w = hi + lo; x itself at infinity, unless logistic(w) vanishes there."""
+    e = _exp_minus_abs(hi, lo)
+    left = _exp_minus_abs(hi, lo, np.clip(x, -_LARGEST, _LARGEST))
+    return np.where(hi < 0, left, x) / (1.0 + e)
+
+
+_LARGEST = np.finfo(np.float64).max
+_QUICK_GELU_BETA = _pair("1.702")
+
+
+def _quick_gelu_argument(x):
+    return _times_pair(np.clip(x, -1e4, 1e4), _QUICK_GELU_BETA)
+
+
+@_float64
+def quick_gelu(x):
+    """f(x) = x logistic(1.702 x). Hendrycks & Gimpel 2016."""
+    return _swished(x, *_quick_gelu_argument(x))
+
+
+@_float64
+def quick_gelu_backward(dy, x):
+    """f'(x) = silu'(1.702 x). It is 0 at -0.7512."""
+    return dy * _silu_slope(*_quick_gelu_argument(x))
 
 
 @_float64
@@ -409,26 +761,83 @@ def silu(x):
 @_float64
 def silu_backward(dy, x):
     """f'(x) = s (1 + x (1 - s)) with s = logistic(x). It is 0 at -1.2785."""
-    z = np.clip(x, -1e3, 1e3)
-    return dy * _from_zero(z, _SILU_SLOPE_ZERO, _silu_second, _gate_slope(z, z))
+    return dy * _silu_slope(x)
+
+
+def _swish_argument(x, beta):
+    return _two_product(beta, np.clip(x, -_LARGEST, _LARGEST))
 
 
 @_float64
-def softplus(x, beta=1.0):
-    """f(x) = log(1 + exp(beta x)) / beta, without a threshold. Dugas et al. 2001.
+def swish(x, beta=1.0):
+    """f(x) = x logistic(beta x). Ramachandran, Zoph & Le 2017."""
+    return _swished(x, *_swish_argument(x, beta))
 
-    max(x, 0) + log1p(exp(-|beta x|)) / beta; beyond 40, log1p(e) = e to the last bit.
+
+@_float64
+def swish_backward(dy, x, beta=1.0):
+    """f'(x) = silu'(beta x). It is 0 at -1.2785 / beta."""
+    return dy * _silu_slope(*_swish_argument(x, beta))
+
+
+@_float64
+def hardswish(x):
+    """f(x) = 0 for x <= -3, x for x >= 3, else x (x + 3) / 6. Howard et al. 2019."""
+    return np.where(x <= -3, 0.0, np.where(x >= 3, x, x * ((x + 3.0) / 6.0)))
+
+
+@_float64
+def hardswish_backward(dy, x):
+    """f'(x) = (2 x + 3) / 6 between; 0 by a branch for x <= -3, 1 for x >= 3."""
+    slope = (2.0 * np.clip(x, -3.0, 3.0) + 3.0) / 6.0
+    return _branch(x, x > -3, np.where(x >= 3, dy, dy * slope))
+
+
+_MISH_SLOPE_ZERO = _pair("-1.19243121451549521213758834042073940560068641")
+
+
+def _mish_second(x):
+    """f''(x) = 2 t' + x t'', with t = tanh(log(1 + e^x)), s = logistic(x), t' = (1 - t^2) s."""
+    s = _logistic(x)
+    t = np.tanh(np.log1p(np.exp(x)))
+    return (1.0 - t * t) * (2.0 * s + x * (s * (1.0 - s) - 2.0 * t * s * s))
+
+
+@_float64
+def mish(x):
+    """f(x) = x tanh(log(1 + e^x)). Misra 2019.
+
+    With e = exp(-|x|): x e (e + 2) / (e (e + 2) + 2) left of 0, x (1 + 2 e) / (1 + 2 e + 2 e^2)
+    right of it.
     """
-    hi, lo = _two_product(beta, x)
-    near = np.log1p(_exp_minus_abs(hi, lo)) / beta
-    far = _exp_minus_abs(hi, lo, 1.0 / beta)
-    return np.where(hi > 0, x, 0.0) + np.where(np.abs(hi) > 40, far, near)
+    e = _exp_minus_abs(x)
+    left = _exp_minus_abs(x, 0.0, np.maximum(x, -1e3) * (e + 2.0) / (e * (e + 2.0) + 2.0))
+    return np.where(x < 0, left, x * ((1.0 + 2.0 * e) / (1.0 + 2.0 * e + 2.0 * e * e)))
 
 
 @_float64
-def softplus_backward(dy, x, beta=1.0):
-    """f'(x) = logistic(beta x)."""
-    return dy * _logistic(*_two_product(beta, x))
+def mish_backward(dy, x):
+    """f'(x) = t + x (1 - t^2) s, t = tanh(log(1 + e^x)), s = logistic(x). It is 0 at -1.1924."""
+    z = np.clip(x, -1e3, 1e3)
+    e = _exp_minus_abs(z)
+    below = e * (e + 2.0) + 2.0
+    factor = ((e + 2.0) * below + 4.0 * z * (1.0 + e)) / (below * below)
+    above = 1.0 + 2.0 * e + 2.0 * e * e
+    right = ((1.0 + 2.0 * e) * above + 4.0 * z * e * e * (1.0 + e)) / (above * above)
+    slope = np.where(z < 0, _exp_minus_abs(z, 0.0, factor), right)
+    return dy * _from_zero(z, _MISH_SLOPE_ZERO, _mish_second, slope)
+
+
+@_float64
+def hard_mish(x):
+    """f(x) = 0 for x <= -2, x for x >= 0, else x (x + 2) / 2. Misra 2019."""
+    return np.where(x <= -2, 0.0, np.where(x >= 0, x, x * ((x + 2.0) / 2.0)))
+
+
+@_float64
+def hard_mish_backward(dy, x):
+    """f'(x) = x + 1 between; 0 by a branch for x <= -2, 1 for x >= 0."""
+    return _branch(x, x > -2, np.where(x >= 0, dy, dy * (np.clip(x, -2.0, 0.0) + 1.0)))
 
 
 def _collect(functions):
@@ -440,6 +849,85 @@ def _collect(functions):
 
 activations = _collect(dict(globals()))
 """name -> (value, backward)"""
+
+
+# ---- gated: x times an activation of a gate ----------------------------------------------------
+
+
+def _gated(gradients):
+    """Sum the gradients in x and gate, which have the broadcast shape, back to theirs."""
+
+    @functools.wraps(gradients)
+    def wrapper(dy, x, gate):
+        parts = gradients(dy, x, gate)
+        shape = np.broadcast_shapes(np.shape(dy), np.shape(x), np.shape(gate))
+        return tuple(
+            _sum_to_shape(np.broadcast_to(part, shape), np.shape(of))
+            for part, of in zip(parts, (x, gate), strict=True)
+        )
+
+    return wrapper
+
+
+@_float64
+def glu(x, gate):
+    """x logistic(gate). Dauphin et al. 2017."""
+    factor = np.where(gate < 0, _exp_minus_abs(gate, 0.0, x), x)
+    return factor / (1.0 + _exp_minus_abs(gate))
+
+
+@_gated
+def glu_backward(dy, x, gate):
+    """(dx, dgate): dy s and dy x s (1 - s), s = logistic(gate)."""
+    return glu(dy, gate), sigmoid_backward(np.multiply(dy, x, dtype=np.float64), gate)
+
+
+@_float64
+def swiglu(x, gate):
+    """x gate logistic(gate). Shazeer 2020."""
+    factor = x * np.maximum(gate, -1e3)
+    factor = np.where(gate < 0, _exp_minus_abs(gate, 0.0, factor), factor)
+    return factor / (1.0 + _exp_minus_abs(gate))
+
+
+@_gated
+def swiglu_backward(dy, x, gate):
+    """(dx, dgate): dy silu(gate) and dy x silu'(gate)."""
+    return swiglu(dy, gate), silu_backward(np.multiply(dy, x, dtype=np.float64), gate)
+
+
+@_float64
+def geglu(x, gate):
+    """x gate Phi(gate). Shazeer 2020."""
+    z = np.clip(gate, -60.0, 60.0)
+    depth = np.maximum(-z, 5.0)
+    return np.where(
+        gate < -5, -_phi(z, x * depth * _mills(depth)), x * np.maximum(gate, -5.0) * _Phi(z)
+    )
+
+
+@_gated
+def geglu_backward(dy, x, gate):
+    """(dx, dgate): dy gelu(gate) and dy x gelu'(gate)."""
+    return geglu(dy, gate), gelu_backward(np.multiply(dy, x, dtype=np.float64), gate)
+
+
+@_float64
+def reglu(x, gate):
+    """x max(gate, 0), 0 by a branch for a gate up to 0. Shazeer 2020."""
+    return _branch(gate, gate > 0, x * gate)
+
+
+@_gated
+def reglu_backward(dy, x, gate):
+    """(dx, dgate): dy max(gate, 0), and dy x where gate > 0."""
+    return reglu(dy, gate), relu_backward(np.multiply(dy, x, dtype=np.float64), gate)
+
+
+gated = {
+    name: pair for name, pair in _collect(dict(globals())).items() if name not in activations
+}
+"""name -> (value, backward), each of x and a gate; the backward is (dx, dgate)"""
 
 
 # ---- BatchNorm -------------------------------------------------------------------------------
@@ -634,7 +1122,15 @@ def _affine(ctx, h):
 
 
 def _rounded(values, dtype):
-    return values if dtype is None else values.astype(dtype).astype(np.float64)
+    """Rounded once; bfloat16, which NumPy does not know, by its 8 bits and least number 2^-133."""
+    if dtype is None:
+        return values
+    if dtype.name != "bfloat16":
+        return values.astype(dtype).astype(np.float64)
+    step = np.ldexp(1.0, np.maximum(np.frexp(values)[1] - 8, -133))
+    nearest = np.rint(values / step) * step
+    overflows = np.copysign(np.inf, values)
+    return np.where(np.abs(nearest) < 2.0**128, nearest, np.where(np.isfinite(values), overflows, values))
 
 
 def _activation_gradients(dy, ctx, z):
