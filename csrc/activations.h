@@ -53,11 +53,11 @@ FA_INLINE real FN(fa_relu_squared_backward)(real dy, real x) {
 
 /* leaky_relu: x if x > 0 else negative_slope * x; derivative negative_slope at 0 */
 FA_INLINE real FN(fa_leaky_relu_value)(real x, double negative_slope) {
-    real low = (real)((double)x * negative_slope);
+    real low = n_times(x, negative_slope);
     return x > 0 ? x : low;
 }
 FA_INLINE real FN(fa_leaky_relu_backward)(real dy, real x, double negative_slope) {
-    real low = (real)((double)dy * negative_slope);
+    real low = n_times(dy, negative_slope);
     real g = x > 0 ? dy : low;
     return x == x ? g : x;
 }
@@ -78,11 +78,11 @@ FA_INLINE double FN(fa_prelu_param_gradient)(real dy, real x, double weight) {
 
 /* rrelu: the evaluation form, leaky_relu with the mean of its random slopes; derivative that slope at 0 */
 FA_INLINE real FN(fa_rrelu_value)(real x, double lower, double upper) {
-    real low = n_finish(n_set(x), n_scale(n_sum(lower, upper), 0.5), 1.0);
+    real low = n_times_pair(x, fa_scale_dd(fa_two_sum(lower, upper), 0.5));
     return x > 0 ? x : low;
 }
 FA_INLINE real FN(fa_rrelu_backward)(real dy, real x, double lower, double upper) {
-    real low = n_finish(n_set(dy), n_scale(n_sum(lower, upper), 0.5), 1.0);
+    real low = n_times_pair(dy, fa_scale_dd(fa_two_sum(lower, upper), 0.5));
     real g = x > 0 ? dy : low;
     return x == x ? g : x;
 }
@@ -163,13 +163,16 @@ FA_INLINE real FN(fa_hardsigmoid_backward)(real dy, real x) {
 }
 
 /* hard_sigmoid: alpha x + beta between 0 and 1, as an exact pair: it cancels near its zero */
+FA_INLINE fa_dd FN(fa_line)(real x, double slope, double offset) {
+    return fa_add_dd(fa_clamp_dd(fa_two_prod((double)x, slope), 0x1p1000), fa_dd_set(offset, 0.0));
+}
 FA_INLINE real FN(fa_hard_sigmoid_value)(real x, double alpha, double beta) {
-    fa_dd v = fa_add_dd(fa_two_prod((double)x, alpha), fa_dd_set(beta, 0.0));
-    double y = fa_pick(v.hi <= 0.0, 0.0, fa_round_dd(v));
-    return (real)fa_pick(v.hi >= 1.0, 1.0, y);
+    fa_dd v = FN(fa_line)(x, alpha, beta);
+    real y = FN(fa_choose)(v.hi <= 0.0, 0, n_round_pair(v));
+    return FN(fa_choose)(v.hi >= 1.0, 1, y);
 }
 FA_INLINE real FN(fa_hard_sigmoid_backward)(real dy, real x, double alpha, double beta) {
-    fa_dd v = fa_add_dd(fa_two_prod((double)x, alpha), fa_dd_set(beta, 0.0));
+    fa_dd v = FN(fa_line)(x, alpha, beta);
     int below_1 = (v.hi < 1.0) | ((v.hi == 1.0) & (v.lo < 0.0));
     return FN(fa_branch)(x, (v.hi > 0.0) & below_1, (real)((double)dy * alpha));
 }
@@ -357,7 +360,7 @@ FA_INLINE real FN(fa_gelu_value)(real x) {
     real c = FN(fa_clamp)(x, FA_TAIL_NORMAL);
     double lift = n_lift(x < -34.7);
     real bulk = FN(fa_choose)(x < 0, 0, x); /* keeps -0 */
-    return n_finish_add(bulk, n_minus_abs(c), n_normal_tail(c, lift), lift);
+    return n_finish_add(bulk, n_minus_abs(c), n_normal_tail(n_off_zero(c), lift), lift);
 }
 FA_INLINE real FN(fa_gelu_backward)(real dy, real x) {
     real c = FN(fa_clamp)(x, FA_TAIL_NORMAL);
@@ -378,7 +381,7 @@ FA_INLINE real FN(fa_gelu_tanh_value)(real x) {
     num c = n_set(FN(fa_clamp)(x, FA_TAIL_CUBIC));
     num y = n_mul(c, n_add(FA_GELU_TANH_A, n_mul(FA_GELU_TANH_B, n_mul(c, c))));
     double lift = n_lift(n_hi(y) < FA_LIFT_BELOW);
-    n_logistic_parts v = n_logistic(y, lift);
+    n_logistic_parts v = n_logistic(n_off_zero(y), lift);
     return n_finish(n_set(low), n_div(v.left, v.sum), lift);
 }
 FA_INLINE real FN(fa_gelu_tanh_backward)(real dy, real x) {
@@ -396,7 +399,7 @@ FA_INLINE real FN(fa_gelu_tanh_backward)(real dy, real x) {
  * y = -1.278, hence the fine logistic */
 FA_INLINE real FN(fa_gate_value)(real x, num y) {
     double lift = n_lift(n_hi(y) < FA_LIFT_BELOW);
-    n_logistic_parts v = n_logistic(y, lift);
+    n_logistic_parts v = n_logistic(n_off_zero(y), lift);
     return n_finish(n_set(x), n_div(v.left, v.sum), lift);
 }
 FA_INLINE real FN(fa_gate_backward)(real dy, num y) {
@@ -441,7 +444,7 @@ FA_INLINE real FN(fa_swish_backward)(real dy, real x, double beta) {
 /* hardswish: x (x + 3) / 6 between -3 and 3, 0 to the left, x to the right; derivative (2 x + 3) / 6 */
 FA_INLINE real FN(fa_hardswish_value)(real x) {
     num c = n_set(FN(fa_clamp)(x, 3));
-    real y = n_finish(c, n_mul(n_add(c, n_set(3.0)), FA_SIXTH), 1.0);
+    real y = n_finish(c, n_mul(n_add(n_off_zero(c), n_set(3.0)), FA_SIXTH), 1.0);
     y = FN(fa_choose)(x <= -3, 0, y);
     return FN(fa_choose)(x >= 3, x, y);
 }
@@ -493,13 +496,14 @@ FA_INLINE real FN(fa_hard_mish_backward)(real dy, real x) {
 FA_INLINE real FN(fa_gated_product)(real x, real g, num share, double lift) {
     int small = fa_abs((double)g) < 1.0;
     num c = n_select(small, n_product(x, g), n_set(x));
-    return n_finish(c, n_select(small, share, n_mul(n_set(g), share)), lift);
+    real y = n_finish(c, n_select(small, share, n_mul(n_set(g), share)), lift);
+    return FN(fa_choose)(g > FA_LARGEST, (real)((double)x * (double)g), y);
 }
 
 /* glu: x sigma(gate) */
 FA_INLINE real FN(fa_glu_value)(real x, real gate) {
     double lift = n_lift(gate < FA_LIFT_BELOW);
-    n_logistic_parts v = n_logistic(n_set(FN(fa_clamp)(gate, FA_TAIL)), lift);
+    n_logistic_parts v = n_logistic(n_off_zero(n_set(FN(fa_clamp)(gate, FA_TAIL))), lift);
     return n_finish(n_set(x), n_div(v.left, v.sum), lift);
 }
 FA_INLINE real FN(fa_glu_gate_gradient)(real dy, real x, real gate) {
@@ -512,7 +516,7 @@ FA_INLINE real FN(fa_glu_gate_gradient)(real dy, real x, real gate) {
 /* swiglu: x gate sigma(gate) */
 FA_INLINE real FN(fa_swiglu_value)(real x, real gate) {
     double lift = n_lift(gate < FA_LIFT_BELOW);
-    n_logistic_parts v = n_logistic_fine(n_set(FN(fa_clamp)(gate, FA_TAIL)), lift);
+    n_logistic_parts v = n_logistic_fine(n_off_zero(n_set(FN(fa_clamp)(gate, FA_TAIL))), lift);
     return FN(fa_gated_product)(x, FN(fa_floor_at)(gate, -FA_TAIL), n_div(v.left, v.sum), lift);
 }
 FA_INLINE real FN(fa_swiglu_gate_gradient)(real dy, real x, real gate) {
@@ -527,7 +531,7 @@ FA_INLINE real FN(fa_swiglu_gate_gradient)(real dy, real x, real gate) {
 FA_INLINE real FN(fa_geglu_value)(real x, real gate) {
     real c = FN(fa_clamp)(gate, FA_TAIL_NORMAL);
     double lift = n_lift(gate < -34.7);
-    num tail = n_normal_tail(c, lift);
+    num tail = n_normal_tail(n_off_zero(c), lift);
     num share = n_select(gate > 0, n_sub(n_set(1.0), tail), tail);
     return FN(fa_gated_product)(x, FN(fa_floor_at)(gate, -FA_TAIL_NORMAL), share, lift);
 }

@@ -186,7 +186,9 @@ FA_INLINE double fa_x_minus_tanh_d(double x, int small) {
     double c = FA_FMA(ss, FA_FMA(s, FA_FMA(s, 1.0 / 479001600.0, 1.0 / 3628800.0), 1.0 / 40320.0),
                       FA_FMA(s, 1.0 / 720.0, 1.0 / 24.0));
     c = FA_FMA(ss, c, FA_FMA(s, 0.5, 1.0));
-    return fa_pick(small, s * n, FA_FMA(x, t.bottom, -t.top)) / fa_pick(small, c, t.bottom);
+    double y = fa_pick(small, s * n, FA_FMA(x, t.bottom, -t.top)) / fa_pick(small, c, t.bottom);
+    double beyond = fa_from_bits(fa_bits(x - (x < 0.0 ? -1.0 : 1.0)) + 1);
+    return fa_pick(fa_abs(x) > 20.0, beyond, y); /* tanh is a little less than 1: no tie when rounded */
 }
 
 /* log(1 + e^-|y|) = 2 atanh(w), w = u / (2 + u), u = e^-|y|, any y; error 2^-31.6 */
@@ -279,6 +281,23 @@ FA_INLINE fa_dd fa_two_prod(double a, double b) {
     double e = ((ah * bh - p) + ah * bl + al * bh) + al * bl;
     return fa_dd_set(p, fa_pick(fa_abs(p) < 0x1p-1018, 0.0, e)); /* there the parts underflow */
 #endif
+}
+
+/* hi, or, where lo is not 0 and hi is even, its neighbour on the side of lo: rounding to odd */
+FA_INLINE double fa_sticky(double hi, double lo) {
+    uint64_t u = fa_bits(hi), nudge = (lo > 0.0) == (hi > 0.0) ? 1u : -(uint64_t)1;
+    u += (lo == 0.0) | (lo != lo) | (u & 1) ? 0u : nudge;
+    return fa_from_bits(u);
+}
+
+FA_INLINE double fa_sticky_product(double a, double b_hi, double b_lo) {
+    fa_dd p = fa_two_prod(a, b_hi);
+    return fa_sticky(p.hi, p.lo + a * b_lo);
+}
+
+FA_INLINE double fa_off_zero(double y) {
+    double least = y < 0.0 ? -0x1p-20 : 0x1p-20;
+    return fa_pick((fa_abs(y) < 0x1p-20) & (y != 0.0), least, y);
 }
 
 FA_INLINE fa_dd fa_minus_abs_dd(double a) { return fa_dd_set(-fa_abs(a), 0.0); }

@@ -44,11 +44,14 @@
 #undef n_product
 #undef n_minus_abs
 #undef n_scale
-#undef n_sum
 #undef n_unlift
 #undef n_exp_wide
 #undef n_x_minus_tanh
 #undef n_logistic_unit
+#undef n_times
+#undef n_times_pair
+#undef n_round_pair
+#undef n_off_zero
 #undef FA_TAIL
 #undef FA_TAIL_TANH
 #undef FA_TAIL_NORMAL
@@ -56,16 +59,29 @@
 #undef FA_LARGEST
 #undef FA_SQUARABLE
 
+/* half results are rounded a second time.  A first rounding that meets the middle of two neighbours of that
+ * format would decide it wrongly, and for tiny x the formats of 16 bits have many such x / 2:
+ *   n_times(x, p)    x p, or, where that is inexact, the number beside it that cannot be such a middle;
+ *   n_times_pair, n_round_pair   the same for p, and of p, a double-double
+ *   n_off_zero(y)    y, away from 0 by at least 2^-20: so that 1/2 + y / 4 is not 1/2 */
 #if FA_BITS == 16
 #define real double
 #define FN(name) name##_half
 typedef uint64_t fa_pattern_half;
 #define FA_LARGEST 0x1p128
+#define n_times(x, p) fa_sticky_product((x), (p), 0.0)
+#define n_times_pair(x, p) fa_sticky_product((x), (p).hi, (p).lo)
+#define n_round_pair(p) fa_sticky((p).hi, (p).lo)
+#define n_off_zero(y) fa_off_zero(y)
 #elif FA_BITS == 32
 #define real float
 #define FN(name) name##_f32
 typedef uint32_t fa_pattern_f32;
 #define FA_LARGEST 0x1.fffffep+127f
+#define n_times(x, p) ((float)((double)(x) * (p)))
+#define n_times_pair(x, p) ((float)((double)(x) * (p).hi))
+#define n_round_pair(p) ((float)fa_round_dd(p))
+#define n_off_zero(y) (y)
 #endif
 
 #if FA_BITS == 16 || FA_BITS == 32
@@ -100,7 +116,6 @@ typedef uint32_t fa_pattern_f32;
 #define n_normal_tail(x, lift) ((void)(lift), fa_normal_tail_d(x))
 #define n_normal_slope(x, lift) ((void)(lift), fa_normal_slope_d(x))
 #define n_scale(a, factor) ((a) * (factor))
-#define n_sum(a, b) ((a) + (b)) /* of plain numbers */
 #define n_unlift(lift) 1.0
 #define n_exp_wide(y, lift) (*(lift) = 1.0, fa_exp_d(fa_clamp_d((y), FA_TAIL)))
 #define n_x_minus_tanh(x, small, lift) fa_x_minus_tanh_d((x), (small))
@@ -149,13 +164,16 @@ typedef uint64_t fa_pattern_f64;
 #define n_normal_tail(x, lift) fa_normal_tail_dd((x), (lift))
 #define n_normal_slope(x, lift) fa_normal_slope_dd((x), (lift))
 #define n_scale(a, factor) fa_scale_dd((a), (factor)) /* by a power of two */
-#define n_sum(a, b) fa_two_sum((a), (b))
 #define n_unlift(lift) ((lift) < 1.0 ? 1.0 / FA_LIFT : 1.0)
 #define n_exp_wide(y, lift) fa_exp_wide_dd((y), (lift))
 #define n_x_minus_tanh(x, small, lift) fa_x_minus_tanh_dd((x), (small), (lift))
 #define n_logistic_unit(y, lift) fa_logistic_dd((y), (lift))
 
 #define FA_LARGEST 0x1.fffffffffffffp+1023
+#define n_times(x, p) ((x) * (p))
+#define n_times_pair(x, p) fa_finish_dd(n_set(x), (p), 1.0)
+#define n_round_pair(p) fa_round_dd(p)
+#define n_off_zero(y) (y)
 #define FA_SQUARABLE 0x1p400 /* from here on x^2 is taken lifted */
 #define FA_TAIL 1535.0
 #define FA_TAIL_TANH 80.0

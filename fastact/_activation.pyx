@@ -321,12 +321,12 @@ def _forced_dtype(dtype):
 UFUNC_KEYWORDS = ("out", "where", "casting", "order", "dtype", "subok", "signature")
 
 
-def real_dtype(cnp.ndarray a):
-    """The dtype that an array of any accepted one is computed in."""
-    cdef fa_dtype real = real_for(dtype_of(a))
-    if real >= FA_FLOAT16:
-        return a.dtype.newbyteorder("=")
-    return np.dtype(np.float32 if real == FA_FLOAT32 else np.float64)
+def real_dtype(cnp.ndarray a, cnp.ndarray b):
+    """The dtype that two arrays of any accepted ones are computed in."""
+    cdef fa_dtype of_a = real_for(dtype_of(a)), of_b = real_for(dtype_of(b))
+    if of_a >= FA_FLOAT16 or of_b >= FA_FLOAT16:
+        return np.result_type(a, b).newbyteorder("=")
+    return np.dtype(np.float32 if of_a == of_b == FA_FLOAT32 else np.float64)
 
 
 def sum_to_shape(part, shape):
@@ -489,7 +489,7 @@ cdef class _Function:
             raise TypeError(f"{self.name}(): out must be a numpy.ndarray, got {type(out).__name__}")
         if out is not None and out.shape != x.shape:
             raise ValueError(f"{self.name}(): out has shape {out.shape}; expected x's, {x.shape}")
-        real = np.result_type(real_dtype(dy), real_dtype(x))
+        real = real_dtype(dy, x)
         # before dx, which may be written over dy or x
         gradient = self.sum_gradient(dy.astype(real, copy=False), x.astype(real, copy=False), weight)
         out = self.input_gradient(dy, x, weight, out, real)

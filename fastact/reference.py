@@ -304,8 +304,8 @@ def selu_backward(dy, x):
 def _grown(hi, lo=0.0, factor=1.0):
     """factor * exp(hi + lo) for any hi, where factor may be small and exp(hi) overflow."""
     large = factor * np.exp(700.0) * np.exp(np.minimum(hi, 1400.0) - 700.0)
-    value = np.where(hi < 709.0, _exp(np.minimum(hi, 709.0), 0.0, factor), large)
-    return value * (1.0 + lo)
+    near = np.where(hi < 709.0, factor * np.exp(np.minimum(hi, 709.0)), large)
+    return np.where(hi < 0, _exp(np.minimum(hi, 0.0), 0.0, factor), near) * (1.0 + lo)
 
 
 def _quotient(a, b):

@@ -77,6 +77,8 @@ def _shrink(x, bias, lambd):
 
 
 def _x_minus_tanh(x):
+    if abs(x) > 1000:  # tanh(x) is a little less than 1, whatever the digits
+        return x - mp.sign(x) * (1 - mpf(10) ** (10 - DIGITS))
     with mp.workdps(DIGITS + 1000):  # x^3 / 3 is left of it
         return x - mp.tanh(x) if abs(x) > mpf(10) ** -400 else x**3 / 3
 

@@ -592,7 +592,7 @@ def test_no_warning_and_no_flag(name, dtype, backward):
                     with fa.num_threads(threads):
                         call(name, backward, dy[:n], x[:n], params)
                         call_ufunc(name, backward, dy[:n:2], x[:n:2], params)
-            call(name, backward, dy[:9], np.arange(-4, 5, dtype=np.int64), params)
+            call(name, backward, dy[:9], np.arange(-4, 5, dtype=np.int8), params)
             call(name, backward, dy[0], x[0], params)
 
 

@@ -91,7 +91,8 @@ def test_nan_and_limits_as_in_the_reference(name, dtype):
 @kinds
 def test_same_bits_by_every_way(name, dtype):
     function = fa.gated[name]
-    dy, x, gate = (a[:59_904].reshape(8, 144, 52).astype(dtype) for a in pairs(np.float32))
+    with np.errstate(over="ignore"):  # float16 overflows
+        dy, x, gate = (a[:59_904].reshape(8, 144, 52).astype(dtype) for a in pairs(np.float32))
     want = (function(x, gate), *function.backward(dy, x, gate))
     wide = np.zeros((*x.shape[:-1], 2 * x.shape[-1]), dtype)
     for threads in (1, 2, 3):

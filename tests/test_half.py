@@ -3,6 +3,7 @@
 import tracemalloc
 
 import numpy as np
+import oracle
 import pytest
 from conftest import (
     HALVES,
@@ -22,6 +23,7 @@ from conftest import (
     quiet,
     settings,
 )
+from mpmath import mp, mpf
 
 import fastact as fa
 from fastact import reference
@@ -40,7 +42,27 @@ def rounded(values, dtype):
     step = np.ldexp(1.0, np.maximum(exponent, lowest))
     nearest = np.rint(values / step) * step  # rint: ties to even
     nearest = np.where(np.abs(nearest) >= highest, np.copysign(np.inf, values), nearest)
-    return np.where(np.isfinite(values), nearest, values).astype(dtype)
+    with np.errstate(all="ignore"):
+        return np.where(np.isfinite(values), nearest, values).astype(dtype)
+
+
+def decide_ties(values, name, derivative, x, params, dtype):
+    """Moves float64 values that are near the middle of two neighbours to the side of the exact one."""
+    bits_kept, lowest = (11, -24) if dtype == np.float16 else (8, -133)
+    step = np.ldexp(1.0, np.maximum(np.frexp(values)[1] - bits_kept, lowest))
+    middle = (np.floor(values / step) + 0.5) * step
+    near = np.isfinite(values) & (np.abs(values - middle) < 1e-9 * step)
+    for k in np.flatnonzero(near):
+        exact = oracle.exact(name, derivative, x[k], params)
+        side = mp.sign(exact - mpf(middle[k]))
+        values[k] = np.nextafter(middle[k], float(side) * np.inf) if side else middle[k]
+
+
+def beside_a_tie(exact, got, want, dtype):
+    """Whether got is the neighbour of want, and the exact result nearly in the middle of the two."""
+    apart = np.abs(bits(got).astype(int) - bits(want).astype(int))
+    got, want = got.astype(np.float64), want.astype(np.float64)
+    return (apart == 1) & (np.abs(exact - 0.5 * (got + want)) <= 1e-8 * np.abs(got - want))
 
 
 @quiet
@@ -64,9 +86,13 @@ def test_every_result_is_the_correctly_rounded_one(name, params, dtype, backward
     x = every_pattern(dtype)
     got = call(name, backward, np.ones_like(x), x, params)
     assert got.dtype == dtype
-    want = rounded(expected(name, backward, np.ones(len(x)), x.astype(np.float64), params), dtype)
-    zero = (want == 0) & (got == 0)  # the reference leaves the sign of a vanishing gradient open
-    differ = (bits(got) != bits(want)) & ~(zero if backward else False)
+    exact = expected(name, backward, np.ones(len(x)), x.astype(np.float64), params)
+    decide_ties(exact, name, backward, x, params, dtype)
+    want = rounded(exact, dtype)
+    zero = (want == 0) & (got == 0)  # signs of zeros have a test of their own
+    differ = (bits(got) != bits(want)) & ~zero
+    if params != defaults(name):  # a parameter can put a result next to the middle of two neighbours
+        differ &= ~beside_a_tie(exact, got, want, dtype)
     assert not differ.any(), (x[differ][:5], got[differ][:5], want[differ][:5], differ.sum())
 
 
@@ -81,8 +107,11 @@ def test_gated_results_are_within_half_an_ulp(name, dtype):
     got = (fa.gated[name](x, gate), *fa.gated[name].backward(dy, x, gate))
     for result, exact in zip(got, (value(*wide[1:]), *gradient(*wide)), strict=True):
         assert result.dtype == dtype
-        same = bits(result) == bits(rounded(exact, dtype))
-        assert (same | ((result == 0) & (exact == 0))).mean() > 0.9999
+        want = rounded(exact, dtype)
+        finite = np.isfinite(x) & np.isfinite(dy)  # inf times a factor that vanishes in float64
+        differ = (bits(result) != bits(want)) & ~((result == 0) & (want == 0)) & finite
+        differ &= ~beside_a_tie(exact, result, want, dtype)  # which float64 does not resolve
+        assert not differ.any(), (x[differ][:5], gate[differ][:5], result[differ][:5], exact[differ][:5])
 
 
 @each
@@ -101,9 +130,8 @@ def test_half_precision_stays_what_it_is(name, dtype):
         assert_same_bits(how(name, False, None, x, params, dtype=np.float32),
                          function(x.astype(np.float32), *params))  # fmt: skip
         assert_same_bits(how(name, False, None, x[0], params), want[0])
-    assert_same_bits(function(x.astype(np.float32) * 1.001, *params, dtype=dtype,
-                              casting="same_kind"),
-                     function((x.astype(np.float32) * 1.001).astype(dtype), *params))  # fmt: skip
+    odd = x.astype(np.float32) * np.float32(1.001)
+    assert_same_bits(function(odd, *params, dtype=dtype), function(odd.astype(dtype), *params))
     if params:
         array = np.full(1, params[0])
         assert function(x, array, *params[1:]).dtype == dtype
@@ -112,9 +140,10 @@ def test_half_precision_stays_what_it_is(name, dtype):
 
 
 @needs_bfloat16
-def test_the_two_formats_meet_in_float32():
+def test_the_two_formats_do_not_mix():
     x = np.ones(5, np.float16)
-    assert fa.identity.backward(x.astype(bfloat16), x).dtype == np.float32
+    with pytest.raises(TypeError, match="bfloat16"):
+        fa.activations[NAMES[0]].backward(x.astype(bfloat16), x)
 
 
 @needs_bfloat16
@@ -193,12 +222,13 @@ def test_batch_norm_is_the_reference_rounded_twice(name, shape, dtype):
         grads = fa.batch_norm_backward(dy_view, ctx)
         assert y.dtype == grads.x.dtype == dtype
         assert grads.weight.dtype == grads.bias.dtype == np.float32
-        assert np.mean(bits(y) == bits(rounded(want, dtype))) > 0.999
+        close = beside_a_tie(want, y, rounded(want, dtype), dtype)
+        assert np.mean((bits(y) == bits(rounded(want, dtype))) | close) > 0.999
         scale = np.abs(want_grads.x).max(axis=(0, 2, 3), keepdims=True)
         error = np.abs(grads.x.astype(np.float64) - want_grads.x)
         assert (error <= 2.0 ** (-11 if dtype == np.float16 else -8) * scale).all()
         for got, exact in ((grads.weight, want_grads.weight), (grads.bias, want_grads.bias)):
-            np.testing.assert_allclose(got, exact, rtol=1e-4, atol=1e-3)
+            np.testing.assert_allclose(got, exact, rtol=1e-4, atol=0.02)  # where z was a tie
         first = first or (y, grads)
         assert_same_bits(y, first[0])
         assert_same_bits(grads.x, first[1].x)
