@@ -38,10 +38,11 @@ from fastact._demo_network import (
 )
 
 DEFAULT_EPOCHS = 60
-PEAK_RATE = 0.3
+PEAK_RATE = 1.0
 
 GOAL = 0.96  # test accuracy of every non-linear activation
-TOLERANCE = 1e-4  # relative, against the float64 reference
+TOLERANCE = 1e-5  # of a call, relative, against the float64 reference on the same inputs
+RUN_TOLERANCE = 1e-3  # of losses and weights: float32's rounding grows from step to step
 CHECKED_STEPS = 3
 TIMED_ROUNDS = 9
 DEAD_BELOW = 1e-6
@@ -110,7 +111,7 @@ class Agreement:
 
     @property
     def good(self) -> bool:
-        return max(self.losses, self.weights, self.calls) <= TOLERANCE
+        return self.calls <= TOLERANCE and max(self.losses, self.weights) <= RUN_TOLERANCE
 
 
 def cross_check(activation: str, digits: Digits, seed: int) -> Agreement:
@@ -142,7 +143,8 @@ def report_agreement(agreements: dict[str, Agreement]) -> bool:
     subject = f"the first {CHECKED_STEPS} training steps against fastact.reference, relative:"
     wrong = {name: agreement for name, agreement in agreements.items() if not agreement.good}
     for name, agreement in wrong.items():
-        _fail(f"{name}: {subject} {agreement}; at most {TOLERANCE:g} is accepted")
+        accepted = f"{RUN_TOLERANCE:g} for losses and weights, {TOLERANCE:g} for a call"
+        _fail(f"{name}: {subject} {agreement}; at most {accepted} is accepted")
     if not wrong:
         fields = zip(*(vars(a).values() for a in agreements.values()), strict=True)
         print(f"{subject} {Agreement(*map(max, fields))}")
@@ -236,8 +238,8 @@ def train_all(names: list[str], digits: Digits, epochs: int, seed: int) -> list[
 def is_linear(activation: str) -> bool:
     """True where the activation returns its input: the whole network is then a linear one."""
     x = np.linspace(-4, 4, 65)
-    learned = dict.fromkeys(_demo_numpy.learned_parameters(activation), _demo_numpy.START)
-    return np.array_equal(fastact.activations[activation](x, **learned), x)
+    params = dict.fromkeys(_demo_numpy.required_parameters(activation), _demo_numpy.START)
+    return np.array_equal(fastact.activations[activation](x, **params), x)
 
 
 def report_goal(results: list[Result], epochs: int) -> int:

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastact._demo_numpy import START, learned_parameters
+from fastact import activations
+from fastact._demo_numpy import START, required_parameters
 
 SIZES = (64, 512, 64, 10)
 STEPS_PER_EPOCH = 4  # about 360 images a step, all batches of nearly one size
-MOMENTUM, WEIGHT_DECAY = 0.9, 1e-3
+MOMENTUM, WEIGHT_DECAY, LARGEST_GRADIENT = 0.9, 2e-3, 0.3
 
 
 # ---- the data --------------------------------------------------------------------------------
@@ -86,16 +87,15 @@ class Network:
     def _add_fused(self, i: int, width: int, dtype) -> None:
         self.params[f"norm{i}.weight"] = np.ones(width, dtype)
         self.params[f"norm{i}.bias"] = np.zeros(width, dtype)
-        for name in learned_parameters(self.activation):
-            start = np.full(width, START, dtype)
-            self.params[f"activation{i}.{name}"] = start
+        for name in activations[self.activation].learned:
+            self.params[f"activation{i}.{name}"] = np.full(width, START, dtype)
         self.running.append(
             {"running_mean": np.zeros(width, dtype), "running_var": np.ones(width, dtype)}
         )
 
-    def _learned(self, i: int) -> dict[str, np.ndarray]:
-        names = learned_parameters(self.activation)
-        return {name: self.params[f"activation{i}.{name}"] for name in names}
+    def _activation_params(self, i: int) -> dict:
+        names = required_parameters(self.activation)
+        return {name: self.params.get(f"activation{i}.{name}", START) for name in names}
 
     def forward(self, x: np.ndarray, training: bool) -> np.ndarray:
         """The logits, shape (images, classes); keeps what `backward` needs."""
@@ -108,7 +108,7 @@ class Network:
                 **self.running[i],
                 training=training,
                 activation=self.activation,
-                activation_params=self._learned(i),
+                activation_params=self._activation_params(i),
             )
             self.inputs.append(y)
             self.contexts.append(ctx)
@@ -131,9 +131,17 @@ class Network:
         return grads
 
     def update(self, grads: dict[str, np.ndarray], rate: float) -> None:
-        """One step of Nesterov momentum, in place; weight decay on the matrices alone."""
+        """One step of Nesterov momentum, in place; weight decay on the matrices alone.
+
+        A gradient longer than LARGEST_GRADIENT is shortened to it (Pascanu, Mikolov & Bengio 2013):
+        activations that grow faster than their input would run away.
+        """
+        length = sum(float(np.vdot(grad, grad)) for grad in grads.values()) ** 0.5
+        shorter = min(1.0, LARGEST_GRADIENT / length) if length > 0 else 1.0
         for name, p in self.params.items():
-            grad = grads[name] + WEIGHT_DECAY * p if p.ndim == 2 else grads[name]
+            grad = shorter * grads[name]
+            if p.ndim == 2:
+                grad += WEIGHT_DECAY * p
             v = self.velocity[name]
             v *= MOMENTUM
             v += grad

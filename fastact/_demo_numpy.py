@@ -19,7 +19,7 @@ import numpy as np
 import fastact
 from fastact import reference
 
-START = 0.25  # of a learned parameter: He et al. 2015, section 2.1
+START = 0.25  # of a parameter without a default: He et al. 2015, section 2.1
 
 
 def batch_norm_forward(
@@ -47,7 +47,7 @@ def batch_norm_backward(dy, ctx):
     bias = dz.sum(axis=0)
     weight = np.einsum("ij,ij->j", dz, normal)
     x = scale * (dz - bias / len(dz) - normal * (weight / len(dz)))
-    named = dict(zip(params, learned, strict=True))
+    named = dict(zip(params, learned, strict=bool(learned)))  # not every parameter is learned
     return SimpleNamespace(x=x, weight=weight, bias=bias, activation_params=named)
 
 
@@ -63,8 +63,8 @@ class Expression(NamedTuple):
     textbook: bool = True
 
 
-def learned_parameters(activation: str) -> list[str]:
-    """The parameters without a default: weights, trained with the network."""
+def required_parameters(activation: str) -> list[str]:
+    """The parameters without a default: those that are learned, and a few that stay as they are."""
     parameters = fastact.activations[activation].parameters
     return [name for name, default in parameters.items() if default is None]
 
@@ -75,7 +75,7 @@ def expression(activation: str) -> Expression:
     value, backward = reference.activations[activation]
     x = np.linspace(-4, 4, 516, dtype=np.float32).reshape(-1, 4)
     dy = np.cos(7 * x)
-    params = {name: np.full(4, START, np.float32) for name in learned_parameters(activation)}
+    params = {name: np.full(4, START, np.float32) for name in required_parameters(activation)}
     exact = [value(x, **params), *_parts(backward(dy, x, **params))]
     for candidate in _candidates(activation):
         try:

@@ -189,7 +189,9 @@ def _running(mean: object, var: object, x: np.ndarray, channels: int, training: 
             )
         return False
     for name, value in (("running_mean", mean), ("running_var", var)):
-        if not (type(value) is np.ndarray and _is_float(value.dtype) and value.shape == (channels,)):
+        if not (
+            type(value) is np.ndarray and _is_float(value.dtype) and value.shape == (channels,)
+        ):
             _per_channel(name, value, channels)  # raises, or accepts what is no such array
         if training and (type(value) is not np.ndarray or not _is_float(value.dtype)):
             raise TypeError(

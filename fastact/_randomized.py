@@ -57,7 +57,9 @@ def rrelu_training(x, generator, lower=DEFAULTS["lower"], upper=DEFAULTS["upper"
             f"generator: expected a numpy.random.Generator, got {type(generator).__name__}"
         )
     if not (np.isfinite(lower) and np.isfinite(upper) and lower <= upper):
-        raise ValueError(f"lower, upper: expected finite numbers, lower <= upper; got {lower}, {upper}")
+        raise ValueError(
+            f"lower, upper: expected finite numbers, lower <= upper; got {lower}, {upper}"
+        )
     x = np.asanyarray(x)
     leaky_relu = activations["leaky_relu"]
     dtype = np.float64 if leaky_relu(np.empty(0, x.dtype)).dtype == np.float64 else np.float32

@@ -562,7 +562,7 @@ def squareplus(x, b=4.0):
 
 @_float64
 def squareplus_backward(dy, x, b=4.0):
-    """f'(x) = (1 + x / r) / 2 with r = sqrt(x^2 + b): q = b / (2 r (r + |x|)) left of 0, 1 - q right."""
+    """f'(x) = (1 + x / r) / 2 with r = sqrt(x^2 + b): q = b / (2 r (r + |x|)) or 1 - q."""
     root, excess = _squareplus_parts(x, b)
     q = np.where((root == 0) & (b == 0), 0.0, excess / root)
     return dy * np.where(x > 0, 1.0 - q, q)
@@ -724,7 +724,7 @@ def _silu_second(x):
 
 
 def _swished(x, hi, lo):
-    """x logistic(w) for any w = hi + lo; x itself at infinity, unless logistic(w) vanishes there."""
+    """x logistic(w), w = hi + lo; x itself at infinity, unless logistic(w) vanishes there."""
     e = _exp_minus_abs(hi, lo)
     left = _exp_minus_abs(hi, lo, np.clip(x, -_LARGEST, _LARGEST))
     return np.where(hi < 0, left, x) / (1.0 + e)
@@ -924,9 +924,7 @@ def reglu_backward(dy, x, gate):
     return reglu(dy, gate), relu_backward(np.multiply(dy, x, dtype=np.float64), gate)
 
 
-gated = {
-    name: pair for name, pair in _collect(dict(globals())).items() if name not in activations
-}
+gated = {name: pair for name, pair in _collect(dict(globals())).items() if name not in activations}
 """name -> (value, backward), each of x and a gate; the backward is (dx, dgate)"""
 
 
@@ -1130,7 +1128,9 @@ def _rounded(values, dtype):
     step = np.ldexp(1.0, np.maximum(np.frexp(values)[1] - 8, -133))
     nearest = np.rint(values / step) * step
     overflows = np.copysign(np.inf, values)
-    return np.where(np.abs(nearest) < 2.0**128, nearest, np.where(np.isfinite(values), overflows, values))
+    return np.where(
+        np.abs(nearest) < 2.0**128, nearest, np.where(np.isfinite(values), overflows, values)
+    )
 
 
 def _activation_gradients(dy, ctx, z):

@@ -35,7 +35,7 @@ each = pytest.mark.parametrize("name", NAMES)
 floats = pytest.mark.parametrize("dtype", FLOATS, ids=["f32", "f64"])
 halves = pytest.mark.parametrize("dtype", HALVES, ids=["f16", "bf16"][: len(HALVES)])
 kinds = pytest.mark.parametrize(
-    "dtype", HALVES + FLOATS, ids=["f16", "bf16"][: len(HALVES)] + ["f32", "f64"]
+    "dtype", HALVES + FLOATS, ids=[*["f16", "bf16"][: len(HALVES)], "f32", "f64"]
 )
 gates = pytest.mark.parametrize("name", GATED)
 directions = pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
@@ -62,6 +62,11 @@ def pytest_report_header(config):
 def defaults(name):
     """The default of each parameter, 0.25 for one that is required."""
     return tuple(0.25 if p is None else p for p in fa.activations[name].parameters.values())
+
+
+def given(name):
+    """The same as keyword arguments."""
+    return dict(zip(fa.activations[name].parameters, defaults(name), strict=True))
 
 
 def settings(name):

@@ -130,7 +130,7 @@ def test_backward(change, error, word):
 LAYER = [
     ({"num_features": 0}, ValueError, "num_features"),
     ({"num_features": 2.5}, TypeError, "num_features"),
-    ({"dtype": np.float16}, TypeError, "dtype"),
+    ({"dtype": np.int32}, TypeError, "dtype"),
     ({"momentum": 2.0}, ValueError, "momentum"),
     ({"eps": -1.0}, ValueError, "eps"),
     ({"affine": 1}, TypeError, "affine"),

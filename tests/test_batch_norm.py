@@ -12,7 +12,9 @@ from conftest import (
     assert_same_bits,
     each,
     error_in_ulp,
+    expected,
     floats,
+    given,
     quiet,
 )
 
@@ -40,7 +42,7 @@ def data(shape, dtype, seed=0, offset=0.5):
 def options(name, channels, dtype, array=True):
     """Keyword arguments that fuse an activation, a learned parameter with a value a channel."""
     if name not in LEARNED:
-        return {"activation": name}
+        return {"activation": name, "activation_params": given(name)}
     (parameter,) = fa.activations[name].parameters
     value = np.linspace(-0.5, 0.7, channels).astype(dtype) if array else dtype(0.3)
     return {"activation": name, "activation_params": {parameter: value}}
@@ -113,10 +115,15 @@ def test_forward_and_backward_agree_with_the_reference(name, dtype, shape, axis,
         assert ctx.count == x.size // channels
         close(ctx.mean, want_ctx.mean, 1.0, np.float64, 4)
         close(ctx.var, want_ctx.var, 0.0, np.float64, 16)
-        close(y, want, 1.0 if dtype is np.float64 else 0.0, dtype, 8)
+        plain = {key: extra[key] for key in extra if not key.startswith("activation")}
+        z, _ = reference.batch_norm_forward(x, training=training, round_to=dtype, **plain)
+        params = [columns(p, x.ndim, axis) for p in extra["activation_params"].values()]
+        slope = expected(name, True, np.ones_like(z), z, params)
+        # float32: both sides have the same rounded z; float64: z itself may be a few ULP off
+        close(y, want, 1.0 + np.abs(z * slope) if dtype is np.float64 else 0.0, dtype, 8)
         got = fa.batch_norm_backward(dy, ctx)
         exact = reference.batch_norm_backward(dy, want_ctx)
-        size = np.abs(dy).max() * 8
+        size = 8 * max(np.abs(dy).max(), np.abs(dy * slope).max())
         close(got.x, exact.x, size, dtype, 4)
         for field in ("weight", "bias"):
             if getattr(exact, field) is None:

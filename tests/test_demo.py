@@ -13,7 +13,7 @@ from fastact import _demo, _demo_network, _demo_numpy
 from fastact.__main__ import COMMANDS, main
 
 NAMES = list(fastact.activations)
-LEARNED = [name for name in NAMES if _demo_numpy.learned_parameters(name)]
+LEARNED = [name for name in NAMES if fastact.activations[name].learned]
 LINEAR = [name for name in NAMES if _demo.is_linear(name)]
 CURVED = [name for name in NAMES if name not in LEARNED + LINEAR]
 
@@ -186,7 +186,7 @@ def test_plain_numpy_trains_the_same_network(digits, name):
     for fused_y, plain_y in zip(fused.inputs, plain.inputs, strict=True):
         assert plain_y.dtype == np.float32
         np.testing.assert_allclose(fused_y, plain_y, rtol=1e-3, atol=1e-4)
-    assert _demo.relative_difference(_demo._flat(plain), _demo._flat(fused)) < _demo.TOLERANCE
+    assert _demo.relative_difference(_demo._flat(plain), _demo._flat(fused)) < 1e-4
 
 
 def test_without_a_textbook_expression_the_reference_stands_in(monkeypatch):
@@ -205,7 +205,7 @@ def test_learned_parameters_are_trained(digits, name):
     network = _demo.Network(fastact, name, 0)
     images, labels = next(_demo.batches(digits, np.random.default_rng(0)))
     _demo.train_step(network, images, labels, 0.1)
-    for parameter in _demo_numpy.learned_parameters(name):
+    for parameter in fastact.activations[name].learned:
         assert (network.params[f"activation0.{parameter}"] != _demo_numpy.START).any()
 
 

@@ -174,7 +174,11 @@ def test_objects(name):
         assert pickle.loads(pickle.dumps(thing)) is thing
         assert copy.deepcopy(thing) is thing
     assert isinstance(function.ufunc, np.ufunc)
-    assert (function.ufunc.nin, function.backward.ufunc.nin, function.backward.ufunc.nout) == (2, 3, 2)
+    assert (function.ufunc.nin, function.backward.ufunc.nin, function.backward.ufunc.nout) == (
+        2,
+        3,
+        2,
+    )
     assert list(inspect.signature(function).parameters)[:2] == ["x", "gate"]
     assert list(inspect.signature(function.backward).parameters) == ["dy", "x", "gate", "out"]
     x = np.linspace(-2, 2, 9, dtype=np.float32)

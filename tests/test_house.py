@@ -152,7 +152,9 @@ def test_every_kernel_is_vectorised_and_calls_no_libm(machine_code, isa):
     packed = re.compile(r"\bv(fn?m\w+|add|sub|mul|div|max|min|and|mov\w*)[pd]?[sd]?\w*\b")
     for name in kernels:
         body = functions[name]
-        if alias := re.fullmatch(r"jmp +\w+ <(\w+)>", body[0]):  # the compiler merges equal functions
+        if alias := re.fullmatch(
+            r"jmp +\w+ <(\w+)>", body[0]
+        ):  # the compiler merges equal functions
             assert alias[1] in kernels
             continue
         assert any(wide in line and packed.search(line) for line in body), f"{name}: not vectorised"

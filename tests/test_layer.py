@@ -5,15 +5,15 @@ import pickle
 
 import numpy as np
 import pytest
-from conftest import LEARNED, assert_same_bits, each
+from conftest import LEARNED, assert_same_bits, each, given
 
 import fastact as fa
 
 
 def make(name=None, channels=4, **options):
-    params = {}
+    params = given(name) if name else {}
     if name in LEARNED:
-        params = dict.fromkeys(fa.activations[name].parameters, np.full(channels, 0.3, np.float32))
+        params = dict.fromkeys(params, np.full(channels, 0.3, np.float32))
     layer = fa.BatchNorm(channels, activation=name, activation_params=params, **options)
     return layer
 

@@ -251,7 +251,9 @@ def test_a_parameter_is_the_number_that_was_passed(name):
     if not parameters(name):
         return
     value, numbers = reference.activations[name][0], (0.1, 0.3)[: len(parameters(name))]
-    points = np.float32([-1.5, 0.7, *numbers, *[-p for p in numbers]])  # thresholds show at their own
+    points = np.float32(
+        [-1.5, 0.7, *numbers, *[-p for p in numbers]]
+    )  # thresholds show at their own
     wide, narrow = (tuple(float(kind(p)) for p in numbers) for kind in (float, np.float32))
     differ = [derivative for derivative in (False, True) if any(
         oracle.exact(name, derivative, x, wide) != oracle.exact(name, derivative, x, narrow)
