@@ -1,0 +1,462 @@
+"""How wrong is each activation?  Errors in ULP against oracle.c, an independent C oracle.
+
+    python bench/accuracy.py                    a fixed sample, on every instruction set: minutes
+    python bench/accuracy.py --full             float32: all 2^32 inputs; float64: 1e8 a function
+    python bench/accuracy.py --report           docs/accuracy.md and its pictures from docs/accuracy.json
+    python bench/accuracy.py --peers            the float32 errors of torch and jax into the same JSON
+
+What is measured is the installed fastact, by calls as a user makes them. --full goes through one
+instruction set in full, through those with FMA by comparing every bit, and through the baseline by the
+sample; it writes docs/accuracy.json as it goes and, interrupted, goes on where it stopped. The JSON
+carries a hash of the sources that it belongs to. Exit status 1: a promise is broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import hashlib
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+import fastact as fa
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+RECORD = ROOT / "docs" / "accuracy.json"
+KERNELS = (
+    "activations.def activations.h vmath.h working.h half.inc kernels.inc isa.inc isa_list.inc "
+    "isa_real.inc isa_baseline.c isa_avx2.c isa_avx512.c isa_neon.c"
+).split()
+STRIDE = 251  # of the sample: 2^32 / 251 > 2^24 bit patterns
+CHUNK = 2**22
+FULL_DOUBLES, SAMPLE_DOUBLES, SHORT = 10**8, 10**6, 2**18
+FLOATS = {"float32": np.float32, "float64": np.float64}
+FORMATS = {"float16": (11, -14, 15), "bfloat16": (8, -126, 127)}
+FORMATS |= {"float32": (24, -126, 127), "float64": (53, -1022, 1023)}
+TOLERANCE = {"float32": 2.0**-33, "float64": 2.0**-52}  # of |dy|, around a zero of the derivative
+BREAKPOINTS = [0.0, 0.03, 0.25, 0.5, 0.75, 1.0, 1.3, 2.0, 2.5, 3.0, 3.7, 5.0, 5.5, 6.0, 8.3, 10.0]
+BREAKPOINTS += [12.9, 13.1, 13.4, 14.1, 16.6, 17.3, 20.0, 37.6, 38.5, 87.3, 88.7, 103.2, 103.97]
+BREAKPOINTS += [708.4, 709.8, 745.2, 1e10, 1e20, 1e30, 1e38]
+KINDS = ["", "far from the exact result", "zero, or not", "not NaN", "a step back"]
+
+
+COUNTS = ["count", "summed", "misrounded", "excused", "failures"]
+
+
+class Format(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int) for name in ("digits", "min_exponent", "max_exponent")]
+
+
+class Rules(ctypes.Structure):
+    _fields_ = [
+        ("bound", ctypes.c_double),
+        ("tolerance", ctypes.c_double),
+        ("certify", ctypes.c_int64),
+        ("ordered", ctypes.c_int),
+        ("zero", ctypes.c_int),
+    ]
+
+
+class Report(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_double) for name in ("max", "max_x", "max_y", "sum")),
+        *((name, ctypes.c_int64) for name in COUNTS),
+        *((name, ctypes.c_double) for name in ("fail_x", "fail_m", "fail_y")),
+        ("fail_kind", ctypes.c_int64),
+        ("bins", ctypes.c_float * 256),
+    ]
+
+
+# ---- the oracle ------------------------------------------------------------------------------
+
+
+def build_oracle() -> ctypes.CDLL:
+    folder = tempfile.mkdtemp()
+    target = Path(folder, "oracle.so")
+    command = [os.environ.get("CC", "gcc"), *"-O3 -std=gnu11 -fopenmp -shared -fPIC".split()]
+    command += "-ffp-contract=off -fno-math-errno -Wall -Wextra -Wno-unused-parameter".split()
+    command += [str(HERE / "oracle.c"), "-o", str(target)]
+    command += ["-lquadmath"] * (platform.machine() == "x86_64") + ["-lm"]
+    subprocess.run(command, check=True)
+    library = ctypes.CDLL(str(target))
+    library.oracle_name.restype = ctypes.c_char_p
+    library.digest_float.restype = library.digest_double.restype = ctypes.c_uint64
+    return library
+
+
+class Oracle:
+    def __init__(self) -> None:
+        self.library = build_oracle()
+        self.index = {}
+        while name := self.library.oracle_name(len(self.index)):
+            self.index[name.decode()] = len(self.index)
+
+    def check(self, report, name, slope, x, m, y, params, dtype, rules) -> None:
+        kind = np.float32 if dtype == "float32" else np.float64
+        x, y = np.ascontiguousarray(x, kind), np.ascontiguousarray(y, kind)
+        m = None if m is None else np.ascontiguousarray(m, np.float64)
+        values = (ctypes.c_double * 2)(*params)
+        check = self.library.check_float if kind is np.float32 else self.library.check_double
+        check(
+            self.index[name], int(slope), x.ctypes.data_as(ctypes.c_void_p),
+            None if m is None else m.ctypes.data_as(ctypes.c_void_p),
+            y.ctypes.data_as(ctypes.c_void_p), ctypes.c_int64(x.size), values,
+            ctypes.byref(Format(*FORMATS[dtype])), ctypes.byref(rules), ctypes.byref(report),
+        )  # fmt: skip
+
+    def digest(self, y: np.ndarray) -> int:
+        digest = self.library.digest_float if y.itemsize == 4 else self.library.digest_double
+        return digest(y.ctypes.data_as(ctypes.c_void_p), ctypes.c_int64(y.size))
+
+
+# ---- inputs ----------------------------------------------------------------------------------
+
+
+def patterns(step: int):
+    """float32 bit patterns in ascending order, a chunk at a time."""
+    first = np.arange(0, CHUNK * step, step, dtype=np.uint64).astype(np.uint32)
+    for start in range(0, 2**32, CHUNK * step):
+        count = min(CHUNK, -(-(2**32 - start) // step))
+        yield (first[:count] + np.uint32(start)).view(np.float32)
+
+
+def beside_breakpoints(dtype, params, neighbours=512) -> np.ndarray:
+    """Floats around the breakpoints and the parameters, of both signs; the ends of the format."""
+    info = np.finfo(dtype)
+    centres = [*BREAKPOINTS, *params, info.tiny, info.max]
+    word = np.uint32 if dtype is np.float32 else np.uint64
+    with np.errstate(over="ignore"):
+        middles = np.abs(np.array(centres, dtype)).view(word).astype(np.int64)
+    words = middles[:, None] + np.arange(-neighbours, neighbours + 1)
+    x = words[words >= 0].astype(word).view(dtype)
+    return np.concatenate([x, -x, np.array([np.inf, -np.inf, np.nan], dtype)])
+
+
+def doubles(count: int, seed: int) -> np.ndarray:
+    """Random bit patterns, all exponents near 1, the range of most activations, and the tails."""
+    rng = np.random.default_rng(seed)
+    x = np.concatenate(
+        [
+            rng.integers(0, 2**64, count // 4, dtype=np.uint64).view(np.float64),
+            rng.choice([-1.0, 1.0], count // 4) * np.exp2(rng.uniform(-60, 12, count // 4)),
+            rng.uniform(-40, 40, count // 4),
+            rng.uniform(-760, 760, count - 3 * (count // 4)),
+        ]
+    )
+    return x
+
+
+def half_patterns(dtype: str) -> np.ndarray:
+    if dtype == "float16":
+        return np.arange(2**16, dtype=np.uint16).view(np.float16)
+    import ml_dtypes
+
+    return np.arange(2**16, dtype=np.uint16).view(ml_dtypes.bfloat16)
+
+
+def any_factor(count: int, dtype, seed: int) -> np.ndarray:
+    """dy of many magnitudes and both signs."""
+    rng = np.random.default_rng(seed)
+    return (rng.choice([-1.0, 1.0], count) * np.exp2(rng.uniform(-20, 20, count))).astype(dtype)
+
+
+# ---- measurements ----------------------------------------------------------------------------
+
+
+def defaults(function) -> tuple:
+    return tuple(0.25 if p is None else p for p in function.parameters.values())
+
+
+def backward(function, dy, x, params):
+    result = function.backward(dy, x, *params)
+    return result[0] if isinstance(result, tuple) else result
+
+
+def typed(function, params, dtype):
+    """Parameters as fastact takes them: a learned one in the dtype of x."""
+    return tuple(
+        np.asarray(p, dtype) if name in function.learned else p
+        for name, p in zip(function.parameters, params, strict=True)
+    )
+
+
+def bound_of(function, slope: bool, dtype: str, any_dy: bool) -> float:
+    if dtype in ("float16", "bfloat16"):
+        return 0.5 + 1e-6
+    if dtype == "float32":
+        return (1.0 if any_dy else 0.51) if slope else function.max_ulp
+    return 2.0 if slope else 1.0
+
+
+def rules_for(function, slope, dtype, any_dy=False, ordered=False) -> Rules:
+    bound = bound_of(function, slope, dtype, any_dy)
+    tolerance = TOLERANCE.get(dtype, 0.0) if slope else 0.0
+    return Rules(bound, tolerance, 1021, ordered, 1)
+
+
+def row_of(report: Report, seconds: float, **what) -> dict:
+    row = what | {
+        "max_ulp": round(report.max, 5),
+        "mean_ulp": round(report.sum / max(report.summed, 1), 5),
+        "worst_x": float(report.max_x).hex(),
+        "worst_y": float(report.max_y).hex(),
+        "inputs": report.count,
+        "misrounded": report.misrounded,
+        "excused": report.excused,
+        "failures": report.failures,
+        "seconds": round(seconds, 1),
+    }
+    if report.failures:
+        fail = report.fail_x, report.fail_m, report.fail_y
+        row["first_failure"] = [KINDS[report.fail_kind], *(float(v).hex() for v in fail)]
+    return row
+
+
+class Measurement:
+    """Everything that is asked of one instruction set; `rows` go to `done` as they come."""
+
+    def __init__(self, isa: str, full: bool, known: dict, done) -> None:
+        self.oracle, self.isa, self.full = Oracle(), isa, full
+        self.known, self.done, self.dy = known, done, np.ones(0)
+
+    def run(self, names: list[str]) -> None:
+        missing = [name for name in [*fa.activations, *fa.gated] if name not in self.oracle.index]
+        if missing:
+            sys.exit(f"oracle.c has no definition of {', '.join(missing)}")
+        for name in names:
+            if name in fa.gated:
+                for dtype in FLOATS:
+                    self.gated(name, dtype)
+                continue
+            for slope in (False, True):
+                for dtype in ("float16", "bfloat16"):
+                    self.half(name, slope, dtype)
+                for dtype in FLOATS:
+                    self.other_parameters(name, slope, dtype)
+                self.doubles(name, slope)
+                self.exhaustive(name, slope)
+
+    def new(self, **what) -> bool:
+        self.what = {"isa": self.isa, **what}
+        self.began = time.perf_counter()
+        return key_of(self.what) not in self.known
+
+    def finish(self, report, **more) -> None:
+        self.done(row_of(report, time.perf_counter() - self.began, **self.what, **more))
+
+    def part(self, report, name, slope, x, dtype, params, rules, dy=None):
+        """Compute one array and check it; the result."""
+        function = fa.activations[name]
+        given = typed(function, params, x.dtype)
+        with np.errstate(all="ignore"):
+            if slope:
+                y = backward(function, self.ones(x) if dy is None else dy, x, given)
+            else:
+                y = function(x, *given)
+            wide = (x, y) if dtype in FLOATS else (x.astype(np.float64), y.astype(np.float64))
+        self.oracle.check(report, name, slope, wide[0], dy, wide[1], params, dtype, rules)
+        return y
+
+    def ones(self, x) -> np.ndarray:
+        if self.dy.dtype != x.dtype or self.dy.size < x.size:
+            self.dy = np.ones(x.size, x.dtype)
+        return self.dy[: x.size]
+
+    def exhaustive(self, name, slope) -> None:
+        function = fa.activations[name]
+        inputs = "all" if self.full else f"every {STRIDE}th, breakpoints"
+        if not self.new(name=name, slope=slope, dtype="float32", of=inputs):
+            return
+        report, params, digest = Report(), defaults(function), 0
+        rules = rules_for(function, slope, "float32", ordered=not slope)
+        for x in patterns(1 if self.full else STRIDE):
+            y = self.part(report, name, slope, x, "float32", params, rules)
+            digest = (digest * 3 + self.oracle.digest(y)) % 2**64
+        rules.ordered = 0
+        near = beside_breakpoints(np.float32, params)
+        self.part(report, name, slope, near, "float32", params, rules)
+        bins = [round(float(b), 3) for b in report.bins]
+        self.finish(report, digest=f"{digest:016x}", bins=bins)
+
+    def doubles(self, name, slope) -> None:
+        function = fa.activations[name]
+        count = FULL_DOUBLES if self.full else SAMPLE_DOUBLES
+        if not self.new(name=name, slope=slope, dtype="float64", of=f"{count:.0e} inputs"):
+            return
+        report, params, digest = Report(), defaults(function), 0
+        rules = rules_for(function, slope, "float64")
+        for seed, left in enumerate(range(count, 0, -CHUNK)):
+            x = doubles(min(left, CHUNK), seed)
+            y = self.part(report, name, slope, x, "float64", params, rules)
+            digest = (digest * 3 + self.oracle.digest(y)) % 2**64
+        near = beside_breakpoints(np.float64, params)
+        self.part(report, name, slope, near, "float64", params, rules)
+        self.finish(report, digest=f"{digest:016x}")
+
+    def half(self, name, slope, dtype) -> None:
+        function = fa.activations[name]
+        if not self.new(name=name, slope=slope, dtype=dtype, of="all"):
+            return
+        report, rules = Report(), rules_for(function, slope, dtype)
+        rules.certify = 1
+        self.part(report, name, slope, half_patterns(dtype), dtype, defaults(function), rules)
+        self.finish(report)
+
+    def other_parameters(self, name, slope, dtype) -> None:
+        """A small sample of odd parameters, and for the backward of any dy."""
+        function = fa.activations[name]
+        if not self.new(name=name, slope=slope, dtype=dtype, of="other parameters, any dy"):
+            return
+        report, count = Report(), SHORT
+        rules = rules_for(function, slope, dtype, any_dy=True)
+        kind = FLOATS[dtype]
+        for params in [defaults(function)] + [
+            (value,) * len(function.parameters) for value in (0.03125, 3.75) if function.parameters
+        ]:
+            x = np.concatenate(
+                [
+                    np.random.default_rng(1).standard_normal(count).astype(kind) * 8,
+                    beside_breakpoints(kind, params, 64),
+                ]
+            )
+            with np.errstate(all="ignore"):
+                x = np.concatenate([x, doubles(count, 9).astype(kind)])
+            dy = any_factor(x.size, kind, 2) if slope else None
+            self.part(report, name, slope, x, dtype, params, rules, dy)
+        self.finish(report)
+
+    def gated(self, name, dtype) -> None:
+        """y = x f(gate), dx = dy f(gate), dgate = dy x f'(gate), at dy = 1."""
+        if not self.new(name=name, slope=False, dtype=dtype, of="sample, three results"):
+            return
+        kind, function, report = FLOATS[dtype], fa.gated[name], Report()
+        with np.errstate(all="ignore"):
+            gate = doubles(8 * SHORT, 3).astype(kind) if dtype == "float64" else np.concatenate(
+                list(patterns(2003))
+            )  # fmt: skip
+            gate = np.concatenate([gate, beside_breakpoints(kind, (), 64)])
+            gate = gate[np.isfinite(gate)]
+            x = any_factor(gate.size, kind, 4)
+            y = function(x, gate)
+            dx, dgate = function.backward(np.ones_like(x), x, gate)
+        for slope, m, got in ((False, x, y), (False, None, dx), (True, x, dgate)):
+            rules = rules_for(function, slope, dtype, any_dy=slope)
+            rules.zero = dtype == "float32"  # float64 products may underflow on the way
+            self.oracle.check(report, name, slope, gate, m, got, (), dtype, rules)
+        self.finish(report)
+
+
+def key_of(row: dict) -> str:
+    return " ".join(str(row[k]) for k in ("isa", "name", "slope", "dtype", "of"))
+
+
+# ---- the record ------------------------------------------------------------------------------
+
+
+def sources_hash() -> str:
+    """A hash of what the figures depend on, kernels and oracle, without comments and white space."""
+    total = hashlib.sha256()
+    files = [ROOT / "csrc" / name for name in KERNELS] + [HERE / "oracle.h", HERE / "oracle.c"]
+    for path in files:
+        text = re.sub(r"/\*.*?\*/|//[^\n]*", " ", path.read_text(), flags=re.DOTALL)
+        total.update(path.name.encode() + " ".join(text.split()).encode())
+    setup = (ROOT / "setup.py").read_text()
+    total.update(re.search(r"NUMERICS = .*?\n\n", setup, flags=re.DOTALL)[0].encode())
+    return total.hexdigest()[:16]
+
+
+def load() -> dict:
+    if RECORD.exists():
+        record = json.loads(RECORD.read_text())
+        if record["sources"] == sources_hash():
+            return record
+    return {"sources": sources_hash(), "rows": []}
+
+
+def save(record: dict) -> None:
+    rows = ",\n".join(json.dumps(row) for row in record["rows"])
+    RECORD.write_text(f'{{"sources": "{record["sources"]}", "rows": [\n{rows}\n]}}\n')
+
+
+def show(row: dict) -> None:
+    direction = "backward" if row["slope"] else "forward"
+    verdict = f"FAIL {row['failures']}: {row['first_failure']}" if row["failures"] else "ok"
+    print(
+        f"{row['isa']:9}{row['name']:17}{direction:9}{row['dtype']:9}{row['of']:26}"
+        f"{row['max_ulp']:8.4f} mean {row['mean_ulp']:.4f} {row['seconds']:6.1f} s  {verdict}",
+        flush=True,
+    )
+
+
+def measure_here(full: bool, names: list[str], out: str | None) -> int:
+    """This process's instruction set."""
+    record = load() if full else {"sources": sources_hash(), "rows": []}
+    failed = []
+
+    def done(row):
+        show(row)
+        record["rows"].append(row)
+        if row["failures"]:
+            failed.append(key_of(row))
+        if full:
+            save(record)
+
+    known = {key_of(row) for row in record["rows"]}
+    Measurement(fa.config()["isa"], full, known, done).run(names)
+    if out:
+        Path(out).write_text(json.dumps(record))
+    return 1 if failed else 0
+
+
+def compare_bits(rows: list[dict]) -> int:
+    """Instruction sets with fused multiply-add must agree in every bit."""
+    seen, wrong = {}, 0
+    for row in rows:
+        if "digest" in row and row["isa"] != "baseline":
+            what = tuple(row[k] for k in ("name", "slope", "dtype", "of"))
+            first = seen.setdefault(what, row)
+            if first["digest"] != row["digest"]:
+                print(f"FAIL {what}: {row['isa']} and {first['isa']} differ in bits")
+                wrong = 1
+    return wrong
+
+
+def measure_all(arguments) -> int:
+    """The sample on every instruction set, one process each."""
+    status, rows = 0, []
+    for isa in fa.config()["isas"]:
+        with tempfile.NamedTemporaryFile(suffix=".json") as file:
+            command = [sys.executable, __file__, "--here", "--out", file.name, *arguments.names]
+            done = subprocess.run(command, env={**os.environ, "FASTACT_ISA": isa}, check=False)
+            status |= done.returncode
+            rows += json.loads(Path(file.name).read_text())["rows"] if not done.returncode else []
+    return status | compare_bits(rows)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="activations (default: all)")
+    parser.add_argument("--full", action="store_true", help="all inputs, into docs/accuracy.json")
+    parser.add_argument("--here", action="store_true", help="the active instruction set alone")
+    parser.add_argument("--out", help="with --here: where to write the rows")
+    arguments = parser.parse_args()
+    names = arguments.names or [*fa.activations, *fa.gated]
+    if unknown := [n for n in names if n not in fa.activations and n not in fa.gated]:
+        parser.error(f"unknown: {', '.join(unknown)}")
+    if arguments.full or arguments.here:
+        return measure_here(arguments.full, names, arguments.out)
+    return measure_all(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
