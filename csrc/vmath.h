@@ -7,7 +7,7 @@
  * Everything is branch-free scalar code that gcc turns into packed arithmetic when a loop calls it:
  * no tables, no libm, one division where a formula needs one.  A NaN argument gives a NaN.  Where a
  * comment says "error", it is the relative error of the function, rounding included, found by
- * bench/accuracy_check.c; coefficients come from tools/minimax.py (Remez exchange).
+ * bench/accuracy.py; coefficients come from tools/minimax.py (Remez exchange).
  *
  * Clamps let a NaN pass.
  */

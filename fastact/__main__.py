@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import fastact
-from fastact import _demo
+from fastact import _demo, _verify
 
 
 class Command(NamedTuple):
@@ -33,6 +33,12 @@ COMMANDS = {
         "python -m fastact demo --epochs 10 --out curves.png",
         _demo.add_arguments,
         _demo.run,
+    ),
+    "verify": Command(
+        "check every activation, BatchNorm and instruction set of this installation",
+        "python -m fastact verify",
+        _verify.add_arguments,
+        _verify.run,
     ),
     "info": Command(
         "show the version, instruction set, threads and build of this installation",
