@@ -359,7 +359,7 @@ FA_INLINE real FN(fa_exponential_value)(real x) { return FN(fa_exponential_backw
 FA_INLINE real FN(fa_gelu_value)(real x) {
     real c = FN(fa_clamp)(x, FA_TAIL_NORMAL);
     double lift = n_lift(x < -34.7);
-    real bulk = FN(fa_choose)(x < 0, 0, x); /* keeps -0 */
+    real bulk = FN(fa_choose)(x < 0, (real)-0.0, x); /* keeps -0, and so does the far tail */
     return n_finish_add(bulk, n_minus_abs(c), n_normal_tail(n_off_zero(c), lift), lift);
 }
 FA_INLINE real FN(fa_gelu_backward)(real dy, real x) {

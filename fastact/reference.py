@@ -659,7 +659,8 @@ def gelu_backward(dy, x):
     """
     z = np.clip(x, -40.0, 40.0)
     depth = np.maximum(-z, 5.0)
-    slope = np.where(z < -5, _phi(z, _mills(depth) - depth), _Phi(z) + z * _phi(z))
+    tail = -_phi(z, depth - _mills(depth))  # -0 where it is too small
+    slope = np.where(z < -5, tail, _Phi(z) + z * _phi(z))
     return dy * _from_zero(z, _GELU_SLOPE_ZERO, lambda t: (2.0 - t * t) * _phi(t), slope)
 
 
