@@ -82,9 +82,14 @@ def table() -> str:
         parameters = ", ".join(parameter(function, key) for key in function.parameters)
         parameters = "x, gate" if function.gated else parameters
         lines.append(
-            f"| `{name}` | {parameters} | `{function.formula}` | {function.max_ulp:g} ULP |"
+            f"| `{name}` | {parameters} | `{in_table(function.formula)}` | {function.max_ulp:g} ULP |"
         )
     return "\n".join(lines) + "\n"
+
+
+def in_table(formula: str) -> str:
+    """A bar would end the table's cell."""
+    return formula.replace("|", r"\|")
 
 
 def parameter(function: fa.Activation, name: str) -> str:
