@@ -336,10 +336,11 @@ def run(arguments: argparse.Namespace) -> int:
     failures += other_bits(reports)
     print(table(reports, failures))
     print(
-        f"\n{', '.join(isas)}; {fastact.get_num_threads()} threads. ULP: the largest float32 error "
-        f"of {3 * COUNT:,} inputs.\nslope: gradients are the slope of the forward; bits: the same "
-        "for threads, views, out= and\ninstruction sets (the baseline, with no fused multiply-add, may "
-        "differ in the last bit);\nfused: BatchNorm + activation equals the two calls bit for bit."
+        f"\n{', '.join(isas)}; {fastact.get_num_threads()} threads. "
+        f"ULP: the largest float32 error of {3 * COUNT:,} inputs.\n"
+        "slope: gradients are the slope of the forward; bits: the same for threads, views, out= and\n"
+        "instruction sets (the baseline, with no fused multiply-add, may differ in the last bit);\n"
+        "fused: BatchNorm + activation equals the two calls bit for bit."
     )
     for failure in failures:
         print(f"fastact verify: {failure}", file=sys.stderr)

@@ -82,7 +82,8 @@ def table() -> str:
         parameters = ", ".join(parameter(function, key) for key in function.parameters)
         parameters = "x, gate" if function.gated else parameters
         lines.append(
-            f"| `{name}` | {parameters} | `{in_table(function.formula)}` | {function.max_ulp:g} ULP |"
+            f"| `{name}` | {parameters} | `{in_table(function.formula)}` "
+            f"| {function.max_ulp:g} ULP |"
         )
     return "\n".join(lines) + "\n"
 
