@@ -338,7 +338,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(
         f"\n{', '.join(isas)}; {fastact.get_num_threads()} threads. "
         f"ULP: the largest float32 error of {3 * COUNT:,} inputs.\n"
-        "slope: gradients are the slope of the forward; bits: the same for threads, views, out= and\n"
+        "slope: gradients are the slope of the forward; bits: the same for threads, views, out=,\n"
         "instruction sets (the baseline, with no fused multiply-add, may differ in the last bit);\n"
         "fused: BatchNorm + activation equals the two calls bit for bit."
     )
