@@ -52,6 +52,7 @@ C_SOURCES = [
     "elementwise",
     "memory",
     "parallel",
+    "pool",
     "strided",
     "view",
 ]

@@ -29,7 +29,7 @@ if _util.find_spec("fastact._runtime") is None:
 else:
     from types import MappingProxyType as _MappingProxyType
 
-    from fastact import reference
+    from fastact import memory, reference
     from fastact._activation import Activation
     from fastact._activation import activations as _activations
     from fastact._activation import gated as _gated
@@ -68,6 +68,7 @@ else:
         "config",
         "gated",
         "get_num_threads",
+        "memory",
         "num_threads",
         "reference",
         "rrelu_training",

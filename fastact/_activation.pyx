@@ -40,8 +40,6 @@ cdef extern from *:
     bint PyArray_IS_C_CONTIGUOUS(cnp.ndarray)
     Py_ssize_t PyTuple_GET_SIZE(PyObject *)
     PyObject *PyTuple_GET_ITEM(PyObject *, Py_ssize_t)
-    cnp.ndarray PyArray_NewLikeArray(cnp.ndarray, cnp.NPY_ORDER, PyObject *, int)
-    PyObject *PyArray_DescrFromType(int)
 
 
 # A call this small keeps the GIL: releasing it costs more than the work.
@@ -246,13 +244,6 @@ cdef int number_of(fa_dtype real) noexcept:
     return NPY_HALF if real == FA_FLOAT16 else bfloat16
 
 
-cdef cnp.ndarray new_result(cnp.ndarray x, fa_dtype real):
-    cdef int kind = number_of(real)
-    if PyArray_IS_C_CONTIGUOUS(x):
-        return cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x), cnp.PyArray_DIMS(x), kind, 0)
-    return PyArray_NewLikeArray(x, cnp.NPY_KEEPORDER, PyArray_DescrFromType(kind), 0)
-
-
 cdef bint common_real(const fa_operand *data, int ndata, fa_dtype *real) noexcept:
     """The dtype to compute in; False where half precision meets another dtype, for NumPy to decide."""
     cdef int k
@@ -295,7 +286,7 @@ cdef object fast_call(fa_op *op, PyObject **inputs, PyObject *out, int forced):
             return None
         result = <cnp.ndarray>out
     else:
-        result = new_result(x, op.real)
+        result = new_like(x, number_of(op.real))
     bind_data(result, &operands[ndata + nparams])
     operands[ndata + nparams + 1].data = NULL
     shape = <const ptrdiff_t *>cnp.PyArray_DIMS(x)
@@ -505,7 +496,7 @@ cdef class _Function:
         inputs[0], inputs[1], inputs[2] = <PyObject *>dy, <PyObject *>x, <PyObject *>weight
         result = fast_call(&op, inputs, NULL if out is None else <PyObject *>out, -1)
         if result is None:
-            result = np.empty_like(x, dtype=real) if out is None else out
+            result = new_like(x, real.num) if out is None else out
             self.ufunc(dy, x, weight, out=(result, None), casting="same_kind")
         return result
 

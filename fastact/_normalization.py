@@ -17,6 +17,7 @@ import numpy as np
 from fastact import _kernels
 from fastact._activation import activation as find_activation
 from fastact._activation import has_internal_overlap
+from fastact._runtime import new_like
 from fastact._ufuncs import number_of_bfloat16
 
 MAX_NDIM = 64  # NumPy's
@@ -215,7 +216,7 @@ def _output(
     """The array to write: like x, and apart from everything in `apart`, or all of what is named
     `may_be` there."""
     if out is None:
-        return np.empty_like(x, subok=False)
+        return new_like(x, x.dtype.num)
     if type(out) is not np.ndarray:
         raise TypeError(f"out: expected a numpy.ndarray, got {type(out).__name__}")
     if out.dtype != x.dtype:

@@ -1,4 +1,6 @@
-# The C interface (csrc/api.h) as Cython sees it; other modules `cimport` the table from here.
+# The C interface (csrc/api.h) as Cython sees it; other modules `cimport` the table from here, and the
+# one function that makes results.
+cimport numpy as cnp
 from libc.stddef cimport ptrdiff_t
 
 
@@ -101,3 +103,4 @@ cdef extern from "api.h" nogil:
 
 
 cdef const fa_api *api
+cpdef cnp.ndarray new_like(cnp.ndarray x, int kind)

@@ -1,9 +1,14 @@
-"""The compiled kernels, the instruction set that runs, and threads."""
+"""The compiled kernels, the instruction set that runs, threads and recycled memory."""
 
 import os
 import sys
 
+cimport numpy as cnp
+from cpython.object cimport PyObject
+
 from fastact._runtime cimport *
+
+cnp.import_array()
 
 
 cdef extern from "api.h" nogil:
@@ -37,6 +42,52 @@ cdef extern from "memory.h" nogil:
     void fa_memory_init()
     ptrdiff_t fa_l2_bytes()
     ptrdiff_t fa_llc_bytes()
+
+
+cdef extern from "pool.h" nogil:
+    ctypedef struct fa_pool_stats:
+        size_t in_use, kept, blocks_in_use, blocks_kept, limit
+        bint enabled
+        unsigned long long hits, misses, evictions
+
+    const size_t FA_POOL_THRESHOLD
+    bint fa_pool_serves(size_t size)
+    fa_pool_stats fa_pool_get_stats()
+    void fa_pool_configure(size_t limit, bint enabled)
+    size_t fa_pool_trim()
+    size_t fa_pool_default_limit()
+    void fa_pool_init()
+
+
+cdef extern from *:
+    """
+    #include "numpy/arrayobject.h"
+    #include "pool.h"
+
+    /* Never freed and in code that is never unloaded: arrays may outlive everything else. */
+    static PyDataMem_Handler recycling_handler = {
+        "fastact_recycled", 1,
+        {NULL, fa_pool_malloc, fa_pool_calloc, fa_pool_realloc, fa_pool_free}};
+
+    static PyObject *handler_capsule(void)
+    {
+        return PyCapsule_New(&recycling_handler, "mem_handler", NULL);
+    }
+
+    static PyObject *default_handler(void)
+    {
+        return Py_NewRef(PyDataMem_DefaultHandler);
+    }
+    """
+    object handler_capsule()
+    object default_handler()
+    object PyDataMem_GetHandler()
+    object PyDataMem_SetHandler(object)
+    bint PyGC_Disable()
+    bint PyGC_Enable()
+    cnp.ndarray PyArray_NewLikeArray(cnp.ndarray, cnp.NPY_ORDER, PyObject *, int)
+    PyObject *PyArray_DescrFromType(int)
+    bint PyArray_IS_C_CONTIGUOUS(cnp.ndarray)
 
 
 cdef extern from *:
@@ -81,6 +132,104 @@ def _select_isa():
 _select_isa()
 fa_memory_init()
 fa_parallel_init()
+
+
+# ---- recycled memory: see fastact.memory --------------------------------------------------------
+
+
+def _bytes(name, value):
+    """A number of bytes; a float is none, since 2**30 is easily written as one that is not exact."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}: expected an integer number of bytes, got {type(value).__name__}")
+    value = value.__index__()
+    if not 0 <= value < 1 << 62:
+        raise ValueError(f"{name}: {value} is out of range; accepted: 0 to 2**62 - 1 bytes")
+    return value
+
+
+def _init_pool():
+    import atexit
+
+    text = os.environ.get("FASTACT_MEMORY_LIMIT", "")
+    fa_pool_init()
+    if text:
+        try:
+            limit = _bytes("FASTACT_MEMORY_LIMIT", int(text))
+        except ValueError:
+            raise ImportError(f"FASTACT_MEMORY_LIMIT={text!r}: expected a number of bytes; "
+                              "0 turns recycling off") from None
+        fa_pool_configure(limit, True)
+    atexit.register(pool_configure, 0, False)
+
+
+cdef object recycling = handler_capsule()
+cdef object numpys_own = default_handler()
+
+
+def pool_stats():
+    """The fields of `fastact.memory.Stats`, in their order."""
+    cdef fa_pool_stats s = fa_pool_get_stats()
+    return (s.in_use, s.kept, s.limit, s.blocks_in_use, s.blocks_kept, s.hits, s.misses, s.evictions,
+            bool(s.enabled), FA_POOL_THRESHOLD)
+
+
+def pool_configure(limit, bint enabled):
+    cdef size_t size = fa_pool_default_limit() if limit is None else _bytes("limit", limit)
+    with nogil:
+        fa_pool_configure(size, enabled)
+
+
+def pool_trim():
+    cdef size_t released
+    with nogil:
+        released = fa_pool_trim()
+    return released
+
+
+def swap_handler(handler=recycling):
+    """Sets the allocator of NumPy's new arrays in this context; the one before."""
+    return PyDataMem_SetHandler(handler)
+
+
+_init_pool()
+
+
+cdef cnp.ndarray numpy_like(cnp.ndarray x, int kind):
+    if PyArray_IS_C_CONTIGUOUS(x):
+        return cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x), cnp.PyArray_DIMS(x), kind, 0)
+    return PyArray_NewLikeArray(x, cnp.NPY_KEEPORDER, PyArray_DescrFromType(kind), 0)
+
+
+cpdef cnp.ndarray new_like(cnp.ndarray x, int kind):
+    """A new array of x's shape and memory order; the handler is set for nothing else."""
+    cdef size_t itemsize = 2  # half precision, bfloat16 among NumPy's user dtypes
+    if kind == cnp.NPY_FLOAT:
+        itemsize = sizeof(float)
+    elif kind == cnp.NPY_DOUBLE:
+        itemsize = sizeof(double)
+    if not fa_pool_serves(<size_t>cnp.PyArray_SIZE(x) * itemsize):
+        return numpy_like(x, kind)
+    if PyDataMem_GetHandler() is not numpys_own:  # the caller's own, or ours on loan
+        return numpy_like(x, kind)
+    return recycled_like(x, kind)
+
+
+cdef cnp.ndarray recycled_like(cnp.ndarray x, int kind):
+    """To set the handler takes new objects, so the collector might run, and with it finalisers: foreign
+    code, which has to find NumPy's own handler. It waits."""
+    cdef bint collects = PyGC_Disable()
+    try:
+        PyDataMem_SetHandler(recycling)
+        try:
+            return numpy_like(x, kind)
+        finally:
+            PyDataMem_SetHandler(numpys_own)
+    finally:
+        if collects:
+            PyGC_Enable()
+
+
+# ---- threads ------------------------------------------------------------------------------------
 
 
 cdef int _thread_count(object n) except -1:
@@ -164,7 +313,8 @@ class num_threads:
 
 
 def config():
-    """What runs: instruction set, OpenMP, threads, caches and build flags, as a dict.
+    """What runs: instruction set, OpenMP, threads, caches, limit of the recycled memory and build
+    flags, as a dict.
 
     Examples
     --------
@@ -182,6 +332,7 @@ def config():
         "cpus": fa_usable_cpus(),
         "l2_bytes": fa_l2_bytes(),
         "llc_bytes": fa_llc_bytes(),
+        "memory_limit": fa_pool_get_stats().limit,
         "compiler": (<bytes>FA_COMPILER).decode(),
         "build_flags": (<bytes>FA_BUILD_FLAGS).decode(),
     }

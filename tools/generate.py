@@ -18,6 +18,7 @@ from typing import Any, Final, TextIO
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastact import memory as memory
 from fastact import reference as reference
 from fastact._normalization import BatchNorm as BatchNorm
 from fastact._normalization import BatchNormContext as BatchNormContext
