@@ -138,7 +138,6 @@ fa_parallel_init()
 
 
 def _bytes(name, value):
-    """A number of bytes; a float is none, since 2**30 is easily written as one that is not exact."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{name}: expected an integer number of bytes, got {type(value).__name__}")
     value = value.__index__()
@@ -174,7 +173,7 @@ def pool_stats():
 
 
 def pool_configure(limit, bint enabled):
-    cdef size_t size = fa_pool_default_limit() if limit is None else _bytes("limit", limit)
+    cdef size_t size = fa_pool_default_limit() if limit is None else _bytes("size", limit)
     with nogil:
         fa_pool_configure(size, enabled)
 
