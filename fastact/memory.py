@@ -56,7 +56,7 @@ class Stats:
         Blocks that were given back to the system because the limit left no room for them.
     enabled : bool
         Whether blocks are kept at all.
-    threshold : int
+    min_bytes : int
         Smaller arrays, in bytes, are not recycled.
     """
 
@@ -69,7 +69,7 @@ class Stats:
     misses: int
     evictions: int
     enabled: bool
-    threshold: int
+    min_bytes: int
 
 
 def stats() -> Stats:

@@ -20,7 +20,7 @@ import fastact as fa
 from fastact import _runtime
 
 MIB = 1 << 20
-THRESHOLD = fa.memory.stats().threshold
+THRESHOLD = fa.memory.stats().min_bytes
 f = fa.activations[PLAIN[-1]]
 
 
