@@ -56,7 +56,7 @@ def mentions(path, text):
     code = (
         without_comments(text) if path.endswith(("py", "pyx", "pxd")) else without_c_comments(text)
     )
-    code = re.sub(r"\b(np|numpy|math)\s*\.\s*\w+", "", code)
+    code = re.sub(r"\b(np|numpy|math|gc)\s*\.\s*\w+", "", code)
     code = code.replace(RANDOM_FORM, "")
     names = [n for n in NAMES if not (path in MATHS and hasattr(math, n))]
     return [n for n in names if re.search(rf"(?<![A-Za-z0-9]){n}(?![A-Za-z0-9])", code)]
