@@ -1,0 +1,89 @@
+"""Do the kernels of all instruction sets with fused multiply-add give the same bits, NEON among them?
+
+    python bench/kernel_bits.py
+
+Builds kernel_bits.c with each set of kernels and compares what they print. The ones of another
+architecture need its compiler and qemu-user (Debian: gcc-aarch64-linux-gnu, qemu-user-static); what
+is missing is named and left out. The baseline, without fused multiply-add, is shown and not asked to
+agree. Exit status 1: bits differ.
+"""
+
+from __future__ import annotations
+
+import ast
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+CSRC = HERE.parent / "csrc"
+X86 = {"baseline": [], "avx2": ["-mavx2", "-mfma"]}
+X86["avx512"] = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"]
+ARM = {"neon": []}
+
+
+def numerics() -> list[str]:
+    """The flags of the shipped kernels."""
+    tree = ast.parse((HERE.parent / "setup.py").read_text())
+    found = {node.targets[0].id: node.value for node in tree.body if isinstance(node, ast.Assign)}
+    return [*ast.literal_eval(found["NUMERICS"]), "-fno-thread-jumps", "-Wall", "-Wextra"]
+
+
+def toolchains():
+    """(instruction set, compiler, flags, emulator) of those that can be built and run here."""
+    native = platform.machine()
+    for machine, sets in (("x86_64", X86), ("aarch64", ARM)):
+        own = native == machine
+        compiler = "gcc" if own else f"{machine}-linux-gnu-gcc"
+        emulator = [] if own else [f"qemu-{machine}-static"]
+        missing = [tool for tool in [compiler, *emulator] if shutil.which(tool) is None]
+        if missing:
+            print(f"{', '.join(sets)}: left out, {' and '.join(missing)} not found")
+            continue
+        for name, flags in sets.items():
+            if own and name != "baseline" and name not in runnable():
+                print(f"{name}: left out, this machine cannot run it")
+            else:
+                yield name, compiler, flags, emulator
+
+
+def runnable() -> list[str]:
+    import fastact
+
+    return fastact.config()["isas"]
+
+
+def digests(name, compiler, flags, emulator, folder) -> list[str]:
+    program = Path(folder, name)
+    command = [compiler, *numerics(), *flags, "-static", f"-DKERNELS=fa_isa_{name}", f"-I{CSRC}"]
+    command += [str(HERE / "kernel_bits.c"), str(CSRC / f"isa_{name}.c"), "-o", str(program), "-lm"]
+    subprocess.run(command, check=True)
+    run = subprocess.run([*emulator, str(program)], check=True, capture_output=True, text=True)
+    return run.stdout.splitlines()
+
+
+def main() -> int:
+    first, wrong = None, 0
+    with tempfile.TemporaryDirectory() as folder:
+        for name, *tools in toolchains():
+            lines = digests(name, *tools, folder)
+            if name == "baseline":
+                baseline = lines
+                continue
+            first = first or (name, lines)
+            differ = [a for a, b in zip(lines, first[1], strict=True) if a != b]
+            print(f"{name}: {len(lines) - len(differ)} of {len(lines)} as {first[0]}")
+            for line in differ:
+                print(f"  FAIL {line}")
+            wrong |= bool(differ)
+    if first and platform.machine() == "x86_64":
+        same = sum(a == b for a, b in zip(baseline, first[1], strict=True))
+        print(f"baseline: {same} of {len(baseline)} as {first[0]} (not asked to be)")
+    return int(wrong)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
