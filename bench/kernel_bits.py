@@ -1,11 +1,11 @@
-"""Do the kernels of all instruction sets with fused multiply-add give the same bits, NEON among them?
+"""Do the kernels of all instruction sets with fused multiply-add give the same bits, NEON's too?
 
     python bench/kernel_bits.py
 
 Builds kernel_bits.c with each set of kernels and compares what they print. The ones of another
 architecture need its compiler and qemu-user (Debian: gcc-aarch64-linux-gnu, qemu-user-static); what
-is missing is named and left out. The baseline, without fused multiply-add, is shown and not asked to
-agree. Exit status 1: bits differ.
+is missing is named and left out. The baseline, without fused multiply-add, is shown and not asked
+to agree. Exit status 1: bits differ.
 """
 
 from __future__ import annotations
