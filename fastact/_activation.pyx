@@ -327,8 +327,8 @@ def sum_to_shape(part, shape):
     lead = part.ndim - len(shape)
     repeated = tuple([k for k in range(part.ndim) if k < lead or shape[k - lead] == 1])
     with np.errstate(all="ignore"):
-        total = part.astype(np.float64).sum(axis=repeated).reshape(shape).astype(part.dtype)
-    return total[()]
+        total = part.astype(np.float64).sum(axis=repeated).reshape(shape)
+        return total.astype(part.dtype)[()]
 
 
 cdef class _Function:
