@@ -196,8 +196,7 @@ This page is made by `bench/accuracy_report.py` from `docs/accuracy.json`, which
 - float64: {f64} inputs a function: random bit patterns, exponents near 1, the tails, breakpoints.
 - float16, bfloat16: all 65,536 inputs.
 - The instruction set is {isa}. {others}
-- float64 without fused multiply-add: at most {base64:.1f} ULP forward (a sample); above 1 only next
-  to the smallest normal numbers, where the error of a product is lost.
+- float64 without fused multiply-add: at most {base64:.2f} ULP forward (a sample).
 - Backward is `dy * f'(x)` at dy = 1. {excused}
 - torch, jax: their float32 functions by the same name where they compute the same, on every
   {peer_stride}th bit pattern and around breakpoints, with default parameters, by the same oracle

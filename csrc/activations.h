@@ -90,8 +90,8 @@ FA_INLINE real FN(fa_rrelu_backward)(real dy, real x, double lower, double upper
 /* elu: x if x > 0 else alpha * expm1(x); derivative alpha at 0.  Any alpha with 2^-200 <= |alpha| <=
  * 2^115, or 0, keeps the bounds. */
 FA_INLINE real FN(fa_elu_value)(real x, double alpha) {
-    real low = n_finish(n_set(alpha), n_expm1(n_set(FN(fa_floor_at)(x, -FA_TAIL))), 1.0);
-    return x > 0 ? x : low;
+    real low = n_finish(n_set(alpha), n_expm1(n_set(FN(fa_floor_number)(x, -FA_TAIL))), 1.0);
+    return x <= 0 ? low : x;
 }
 FA_INLINE real FN(fa_elu_backward)(real dy, real x, double alpha) {
     double lift = n_lift(x < FA_LIFT_BELOW);
@@ -109,8 +109,8 @@ FA_INLINE real FN(fa_elu_backward)(real dy, real x, double alpha) {
 FA_INLINE real FN(fa_selu_value)(real x) {
     /* x + x (scale - 1): of a subnormal result only the small product is rounded twice */
     real high = n_finish_add(x, n_set(x), FA_SELU_SCALE_LESS_1, 1.0);
-    real low = n_finish(FA_SELU_SCALE_ALPHA, n_expm1(n_set(FN(fa_floor_at)(x, -FA_TAIL))), 1.0);
-    return x > 0 ? high : low;
+    real low = n_finish(FA_SELU_SCALE_ALPHA, n_expm1(n_set(FN(fa_floor_number)(x, -FA_TAIL))), 1.0);
+    return x <= 0 ? low : high;
 }
 FA_INLINE real FN(fa_selu_backward)(real dy, real x) {
     double lift = n_lift(x < FA_LIFT_BELOW);
@@ -137,8 +137,8 @@ FA_INLINE real FN(fa_celu_backward)(real dy, real x, double alpha) {
 /* sigmoid: 1 / (1 + e^-x); derivative sigma(x) sigma(-x), even */
 FA_INLINE real FN(fa_sigmoid_value)(real x) {
     double lift = n_lift(x < FA_LIFT_BELOW);
-    n_logistic_parts v = n_logistic(n_set(FN(fa_clamp)(x, FA_TAIL)), lift);
-    return n_finish(n_set(1.0), n_div(v.left, v.sum), lift);
+    n_logistic_parts v = n_logistic(n_set(FN(fa_clamp_number)(x, FA_TAIL)), lift);
+    return FN(fa_nan_of)(x, n_finish(n_set(1.0), n_div(v.left, v.sum), lift));
 }
 FA_INLINE real FN(fa_sigmoid_backward)(real dy, real x) {
     real y = FN(fa_floor_at)(FN(fa_minus_abs)(x), -FA_TAIL);
@@ -187,7 +187,7 @@ FA_INLINE real FN(fa_logsigmoid_backward)(real dy, real x) {
 
 /* tanh; derivative 4 sigma(2x) sigma(-2x) = 1 / cosh^2, without 1 - tanh^2 */
 FA_INLINE real FN(fa_tanh_value)(real x) {
-    return n_round(n_tanh_half(FN(fa_clamp)(2 * x, FA_TAIL_TANH)));
+    return FN(fa_nan_of)(x, n_round(n_tanh_half(FN(fa_clamp_number)(2 * x, FA_TAIL_TANH))));
 }
 FA_INLINE real FN(fa_tanh_backward)(real dy, real x) {
     real y = FN(fa_floor_at)(FN(fa_minus_abs)(2 * x), -FA_TAIL);
@@ -349,24 +349,24 @@ FA_INLINE real FN(fa_sparse_sigmoid_backward)(real dy, real x) {
 /* exponential: e^x; derivative e^x, which may overflow where dy e^x does not */
 FA_INLINE real FN(fa_exponential_backward)(real dy, real x) {
     double lift;
-    num e = n_exp_wide(n_set(FN(fa_finite)(x)), &lift);
-    return n_finish(n_set(dy), e, lift);
+    num e = n_exp_any(x, &lift);
+    return FN(fa_nan_of)(x, n_finish(n_set(dy), e, lift));
 }
 FA_INLINE real FN(fa_exponential_value)(real x) { return FN(fa_exponential_backward)(1, x); }
 
 /* gelu: x Phi(x); as max(x, 0) - |x| Phi(-|x|), which does not cancel.  Derivative Phi(x) + x phi(x),
  * i.e. g = Phi(-|x|) - |x| phi(x) for x <= 0 and 1 - g for x > 0. */
 FA_INLINE real FN(fa_gelu_value)(real x) {
-    real c = FN(fa_clamp)(x, FA_TAIL_NORMAL);
+    real c = FN(fa_clamp_number)(x, FA_TAIL_NORMAL);
     double lift = n_lift(x < -34.7);
     real bulk = FN(fa_choose)(x < 0, (real)-0.0, x); /* keeps -0, and so does the far tail */
     return n_finish_add(bulk, n_minus_abs(c), n_normal_tail(n_off_zero(c), lift), lift);
 }
 FA_INLINE real FN(fa_gelu_backward)(real dy, real x) {
-    real c = FN(fa_clamp)(x, FA_TAIL_NORMAL);
+    real c = FN(fa_clamp_number)(x, FA_TAIL_NORMAL);
     double lift = n_lift(x < -34.7);
     num g = n_normal_slope(c, lift);
-    return n_finish(n_set(dy), n_select(x > 0, n_sub(n_set(1.0), g), g), lift);
+    return FN(fa_nan_of)(x, n_finish(n_set(dy), n_select(x > 0, n_sub(n_set(1.0), g), g), lift));
 }
 
 /* gelu_tanh: x sigma(y), y = 2 sqrt(2/pi) (x + 0.044715 x^3) = x (a + b x^2), which is the published
@@ -378,21 +378,21 @@ FA_INLINE real FN(fa_gelu_backward)(real dy, real x) {
 #endif
 FA_INLINE real FN(fa_gelu_tanh_value)(real x) {
     real low = FN(fa_floor_at)(x, -FA_TAIL_CUBIC);
-    num c = n_set(FN(fa_clamp)(x, FA_TAIL_CUBIC));
+    num c = n_set(FN(fa_clamp_number)(x, FA_TAIL_CUBIC));
     num y = n_mul(c, n_add(FA_GELU_TANH_A, n_mul(FA_GELU_TANH_B, n_mul(c, c))));
     double lift = n_lift(n_hi(y) < FA_LIFT_BELOW);
     n_logistic_parts v = n_logistic(n_off_zero(y), lift);
     return n_finish(n_set(low), n_div(v.left, v.sum), lift);
 }
 FA_INLINE real FN(fa_gelu_tanh_backward)(real dy, real x) {
-    num c = n_set(FN(fa_clamp)(x, FA_TAIL_CUBIC));
+    num c = n_set(FN(fa_clamp_number)(x, FA_TAIL_CUBIC));
     num bxx = n_mul(FA_GELU_TANH_B, n_mul(c, c));
     num y = n_mul(c, n_add(FA_GELU_TANH_A, bxx));
     num x_dy = n_add(y, n_mul(n_mul(n_set(2.0), c), bxx)); /* x y' = y + 2 b x^3 */
     double lift = n_lift(n_hi(y) < FA_LIFT_BELOW);
     n_logistic_parts v = n_logistic_fine(y, lift);
     num top = n_mul(v.left, n_add(v.sum, n_mul(x_dy, v.right)));
-    return n_finish(n_set(dy), n_div(top, n_mul(v.sum, v.sum)), lift);
+    return FN(fa_nan_of)(x, n_finish(n_set(dy), n_div(top, n_mul(v.sum, v.sum)), lift));
 }
 
 /* x sigma(y), |y| <= FA_TAIL; the derivative for y a multiple of x: sigma (1 + y (1 - sigma)), zero at
@@ -414,21 +414,21 @@ FA_INLINE real FN(fa_gate_backward)(real dy, num y) {
 #define FA_QUICK_GELU_BETA n_pair(0x1.b3b645a1cac08p+0, 0x1.89374bc6a7efap-55)
 #endif
 FA_INLINE real FN(fa_quick_gelu_value)(real x) {
-    num y = n_mul(n_set(FN(fa_clamp)(x, FA_TAIL)), FA_QUICK_GELU_BETA);
-    return FN(fa_gate_value)(FN(fa_floor_at)(x, -FA_TAIL), n_clamp(y, FA_TAIL));
+    num y = n_mul(n_set(FN(fa_clamp_number)(x, FA_TAIL_QUICK)), FA_QUICK_GELU_BETA);
+    return FN(fa_gate_value)(FN(fa_floor_at)(x, -FA_TAIL), y);
 }
 FA_INLINE real FN(fa_quick_gelu_backward)(real dy, real x) {
-    num y = n_mul(n_set(FN(fa_clamp)(x, FA_TAIL)), FA_QUICK_GELU_BETA);
-    return FN(fa_gate_backward)(dy, n_clamp(y, FA_TAIL));
+    num y = n_mul(n_set(FN(fa_clamp_number)(x, FA_TAIL_QUICK)), FA_QUICK_GELU_BETA);
+    return FN(fa_nan_of)(x, FN(fa_gate_backward)(dy, y));
 }
 
 /* silu: x sigma(x) */
 FA_INLINE real FN(fa_silu_value)(real x) {
     real low = FN(fa_floor_at)(x, -FA_TAIL); /* not -inf * 0 */
-    return FN(fa_gate_value)(low, n_set(FN(fa_clamp)(x, FA_TAIL)));
+    return FN(fa_gate_value)(low, n_set(FN(fa_clamp_number)(x, FA_TAIL)));
 }
 FA_INLINE real FN(fa_silu_backward)(real dy, real x) {
-    return FN(fa_gate_backward)(dy, n_set(FN(fa_clamp)(x, FA_TAIL)));
+    return FN(fa_nan_of)(x, FN(fa_gate_backward)(dy, n_set(FN(fa_clamp_number)(x, FA_TAIL))));
 }
 
 /* swish: x sigma(beta x), any beta.  At infinity x where sigma does not vanish. */
@@ -459,17 +459,17 @@ FA_INLINE real FN(fa_hardswish_backward)(real dy, real x) {
 FA_INLINE real FN(fa_mish_value)(real x) {
     real low = FN(fa_floor_at)(x, -FA_TAIL);
     double lift = n_lift(x < FA_LIFT_BELOW);
-    n_logistic_parts v = n_logistic_unit(n_set(FN(fa_clamp)(x, FA_TAIL)), lift);
+    n_logistic_parts v = n_logistic_unit(n_set(FN(fa_clamp_number)(x, FA_TAIL)), lift);
     num bottom = n_add(n_mul(v.sum, v.sum), n_mul(v.right, v.right));
     return n_finish(n_set(low), n_div(n_mul(v.left, n_add(v.sum, v.right)), bottom), lift);
 }
 FA_INLINE real FN(fa_mish_backward)(real dy, real x) {
-    num c = n_set(FN(fa_clamp)(x, FA_TAIL));
+    num c = n_set(FN(fa_clamp_number)(x, FA_TAIL));
     double lift = n_lift(x < FA_LIFT_BELOW);
     n_logistic_parts v = n_logistic_unit(c, lift);
     num rr = n_mul(v.right, v.right), bottom = n_add(n_mul(v.sum, v.sum), rr);
     num top = n_add(n_mul(n_add(v.sum, v.right), bottom), n_mul(n_mul(n_scale(c, 4.0), v.sum), rr));
-    return n_finish(n_set(dy), n_div(n_mul(v.left, top), n_mul(bottom, bottom)), lift);
+    return FN(fa_nan_of)(x, n_finish(n_set(dy), n_div(n_mul(v.left, top), n_mul(bottom, bottom)), lift));
 }
 
 /* hard_mish: x (x + 2) / 2 between -2 and 0, 0 to the left, x to the right; derivative x + 1 */

@@ -564,18 +564,28 @@ FA_INLINE fa_dd fa_normal_slope_dd(double x, double lift) {
 
 /* c * m * lift^2 and b + c * m * lift^2 (b = 0 where lift < 1), rounded once: lift is applied to c,
  * which is exact wherever the result is not zero, and again at the end. */
+/* Without fused multiply-add the error of a product is lost where the product is below 2^-968: small
+ * factors are raised before and the result lowered after, which only rounds a subnormal result twice. */
+#if FA_HAVE_FMA
+FA_INLINE double fa_raise(double c) { return (void)c, 1.0; }
+#else
+FA_INLINE double fa_raise(double c) { return fa_pick(fa_abs(c) < 0x1p-900, 0x1p200, 1.0); }
+#endif
+
 FA_INLINE double fa_finish_add_dd(double b, fa_dd c, fa_dd m, double lift) {
-    c = fa_scale_dd(c, lift);
-    fa_dd p = fa_two_prod(c.hi, m.hi), s = fa_two_sum(b, p.hi);
+    double raise = fa_raise(fa_abs(b) + fa_abs(c.hi));
+    c = fa_scale_dd(c, lift * raise);
+    fa_dd p = fa_two_prod(c.hi, m.hi), s = fa_two_sum(b * raise, p.hi);
     s.lo += p.lo + FA_FMA(c.hi, m.lo, c.lo * m.hi);
-    return fa_round_dd(s) * lift;
+    return fa_round_dd(s) * (lift / raise);
 }
 
 FA_INLINE double fa_finish_dd(fa_dd c, fa_dd m, double lift) {
-    c = fa_scale_dd(c, lift);
+    double raise = fa_raise(c.hi);
+    c = fa_scale_dd(c, lift * raise);
     fa_dd p = fa_two_prod(c.hi, m.hi);
     p.lo += FA_FMA(c.hi, m.lo, c.lo * m.hi);
-    return fa_round_dd(p) * lift;
+    return fa_round_dd(p) * (lift / raise);
 }
 
 #endif
