@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import fastact
-from fastact import _demo, _verify
+from fastact import _bench, _demo, _verify
 
 
 class Command(NamedTuple):
@@ -33,6 +33,12 @@ COMMANDS = {
         "python -m fastact demo --epochs 10 --out curves.png",
         _demo.add_arguments,
         _demo.run,
+    ),
+    "bench": Command(
+        "measure fastact and its peers on this machine, beside the floor that memory sets",
+        "python -m fastact bench --quick --against torch --out results",
+        _bench.add_arguments,
+        _bench.run,
     ),
     "verify": Command(
         "check every activation, BatchNorm and instruction set of this installation",

@@ -1,0 +1,167 @@
+"""How fast is BatchNorm + activation: forward, training step (forward + backward), evaluation?
+
+Plain calls, a new result each, running statistics updated, on all sides. torch runs NHWC data as
+channels_last tensors, and its backward through autograd. The floor of a forward is a streaming
+copy, that of a step a copy and an add. Where channels lie side by side and the array is larger than
+the cache, x has to be read again once the statistics are known, and dy and x again once their sums
+are: `layout floor` has these reads as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+
+import numpy as np
+
+import fastact
+from fastact import reference
+from fastact._bench import floor, names, peers
+from fastact._bench.suite import OWN, Group, Suite, WrongResult, main, words
+from fastact._bench.timing import Contenders, Statement
+
+SHAPES = (
+    (32, 64, 56, 56), (32, 256, 14, 14), (8, 64, 112, 112), (1, 3, 1024, 1024), (128, 3, 32, 32),
+    (16, 32, 8, 8), (65536, 64), (4096, 1024), (256, 512), (32, 64),
+)  # fmt: skip
+QUICK_SHAPES = ((32, 256, 14, 14), (16, 32, 8, 8), (256, 512))
+LAYOUTS = ("NCHW", "NHWC")
+MODES = ("forward", "step", "evaluation")
+PASSES = {"forward": "c", "step": "ca", "evaluation": "c"}
+LAYOUT_PASSES = {"forward": "rc", "step": "rcba"}  # channels side by side, beyond the cache
+CLOSE = 1e-6  # of the largest value: gradients are sums of thousands of rounded terms
+
+
+class Job:
+    """One shape, layout and activation: the data, and what is right."""
+
+    learned = gated = False
+
+    def __init__(self, shape: tuple, layout: str, name: str) -> None:
+        self.name, self.axis = name, 1 if layout == "NCHW" else -1
+        function = fastact.activations[name]
+        self.parameters = dict(function.parameters)
+        self.learned = function.learned
+        self.args = tuple(0.25 if d is None else d for d in self.parameters.values())
+        rng = np.random.default_rng(0)
+        self.x, self.dy = (
+            rng.standard_normal(in_layout(shape, layout), dtype=np.float32) for _ in range(2)
+        )
+        channels = shape[1]
+        self.weight, self.bias = (
+            rng.uniform(0.5, 2, channels).astype(np.float32) for _ in range(2)
+        )
+        self.running_mean, self.running_var = (np.full(channels, v, np.float32) for v in (0, 1))
+        self.sample = np.linspace(-6, 6, 4096, dtype=np.float32)
+        self.sample_exact = reference.activations[name][0](self.sample, *self.args)
+
+    @property
+    def options(self) -> dict:
+        required = {k: a for (k, d), a in zip(self.parameters.items(), self.args, strict=True)
+                    if d is None}  # fmt: skip
+        return {
+            "weight": self.weight, "bias": self.bias, "axis": self.axis,
+            "running_mean": self.running_mean.copy(), "running_var": self.running_var.copy(),
+            "activation": self.name, "activation_params": required or None,
+        }  # fmt: skip
+
+    def check(self) -> None:
+        """All values and gradients, held to the reference; the exact gradient is kept for peers."""
+        y, ctx = fastact.batch_norm_forward(self.x, **self.options)
+        grads = fastact.batch_norm_backward(self.dy, ctx)
+        exact, exact_ctx = reference.batch_norm_forward(self.x, round_to=np.float32, **self.options)
+        right = reference.batch_norm_backward(self.dy, exact_ctx)
+        self.require("forward", y, exact)
+        for field in ("x", "weight", "bias"):
+            self.require(f"gradient of {field}", getattr(grads, field), getattr(right, field))
+        evaluated = fastact.batch_norm(self.x, **self.options)
+        exact = reference.batch_norm(self.x, round_to=np.float32, **self.options)
+        self.require("evaluation", evaluated, exact)
+        self.exact_gradient = right.x.astype(np.float32)
+
+    def require(self, what: str, got, exact) -> None:
+        if not np.abs(got - exact).max() <= CLOSE * np.abs(exact).max():
+            raise WrongResult(f"{what}: not what fastact.reference computes")
+
+
+def in_layout(shape: tuple, layout: str) -> tuple:
+    return shape if layout == "NCHW" or len(shape) == 2 else (shape[0], *shape[2:], shape[1])
+
+
+def own(job: Job) -> Contenders:
+    def step():
+        y, ctx = fastact.batch_norm_forward(job.x, **options)
+        return y, fastact.batch_norm_backward(job.dy, ctx)
+
+    options = job.options
+    space = {"fa": fastact, "x": job.x, "options": options}
+    return {
+        "forward": Statement("fa.batch_norm_forward(x, **options)", **space),
+        "step": Statement(step),
+        "evaluation": Statement("fa.batch_norm(x, **options)", **space),
+    }
+
+
+def floors(job: Job, mode: str) -> Contenders:
+    n = job.x.size
+    found = floor.contenders(PASSES[mode], n)
+    side_by_side = job.axis == -1 or job.x.ndim == 2
+    if side_by_side and mode in LAYOUT_PASSES and 8 * n > fastact.config()["llc_bytes"]:
+        found |= floor.contenders(LAYOUT_PASSES[mode], n, floor.LAYOUT)
+    return found
+
+
+def build(shape: tuple, layout: str, name: str, found: dict):
+    job = Job(shape, layout, name)
+    job.check()
+    calls = {OWN: own(job)}
+    for peer, adapter in found.items():
+        try:
+            calls[peer] = adapter.batch_norm(job)
+        except peers.NotTheSame:
+            continue
+    for mode in MODES:
+        cell = {who: modes[mode] for who, modes in calls.items() if mode in modes}
+        yield mode, cell | floors(job, mode), {}
+
+
+def groups(options: argparse.Namespace) -> list[Group]:
+    shapes = options.shapes or (QUICK_SHAPES if options.quick else SHAPES)
+    modes = tuple(options.modes or MODES)
+    return [
+        Group(
+            {"shape": "x".join(map(str, shape)), "layout": layout, "activation": name},
+            modes,
+            functools.partial(build, shape, layout, name),
+        )
+        for shape in shapes
+        for layout in (("NC",) if len(shape) == 2 else options.layouts or LAYOUTS)
+        for name in options.activations or names.BATCH_NORM[-2 if options.quick else 0 :]
+    ]
+
+
+def shape_list(value: str) -> list[tuple]:
+    return [tuple(map(int, shape.split("x"))) for shape in words(value)]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--shapes", type=shape_list, metavar="LIST", help="32x64x56x56,...: N x C x H x W, N x C"
+    )
+    parser.add_argument("--layouts", type=words, metavar="LIST", help="of NCHW, NHWC")
+    parser.add_argument("--activations", type=words, metavar="LIST", help="any of the table")
+    parser.add_argument("--modes", type=words, metavar="LIST", help=f"of {', '.join(MODES)}")
+
+
+SUITE = Suite(
+    "batchnorm",
+    __doc__.splitlines()[0],
+    ("torch", "compile", "jax"),
+    groups,
+    add_arguments,
+    "python bench/batchnorm.py --shapes 32x64x56x56 --layouts NHWC --against torch",
+)
+
+if __name__ == "__main__":
+    sys.exit(main(SUITE))

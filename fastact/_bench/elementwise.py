@@ -1,0 +1,174 @@
+"""How fast are the activations, forward and backward, plain and into an existing array?
+
+Plain makes a new result each call, as users write it. The backward is that of the activation
+alone: fastact computes dx from dy and x; torch's is torch.autograd.grad on a recorded forward that
+is kept (not timed); jax's the jitted vector-Jacobian product of dy and x; NumPy's an expression of
+dy, x and the kept y. Nobody's forward is timed with the backward.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+
+import numpy as np
+
+import fastact
+from fastact import reference
+from fastact._bench import floor, peers
+from fastact._bench.suite import OWN, Group, Suite, WrongResult, main, words
+from fastact._bench.timing import Contenders, Statement
+
+SIZES = (1, 64, 4_096, 100_000, 1_000_000, 16_000_000)
+QUICK_SIZES = (64, 100_000)
+MODES = ("forward", "forward out", "backward", "backward out")
+REQUIRED = 0.25  # the value of a parameter that has no default
+CHECKED = 1 << 20  # elements held to the reference; all come from the same kernel
+ULP = {"forward": 0.51, "backward": 1.0}
+
+
+class Job:
+    """One activation at one size: the data, and what is right."""
+
+    def __init__(self, name: str, n: int) -> None:
+        self.name, self.gated = name, name in fastact.gated
+        self.function = (fastact.gated if self.gated else fastact.activations)[name]
+        self.formula, self.learned = self.function.formula, self.function.learned
+        self.parameters = {} if self.gated else dict(self.function.parameters)
+        self.args = tuple(REQUIRED if d is None else d for d in self.parameters.values())
+        rng = np.random.default_rng(n)
+        self.inputs = tuple(
+            3 * rng.standard_normal(n, dtype=np.float32) for _ in range(1 + self.gated)
+        )
+        self.x, self.stacked = self.inputs[0], np.concatenate(self.inputs)
+        self.dy, self.out = np.ones(n, np.float32), np.empty(n, np.float32)
+        self.value, self.gradient = (
+            reference.gated if self.gated else reference.activations
+        )[name]  # fmt: skip
+
+    @property
+    def typed(self) -> tuple:
+        """The parameters in x's dtype, for NumPy expressions."""
+        return tuple(np.float32(a) for a in self.args)
+
+    @functools.cached_property
+    def sample(self) -> np.ndarray:
+        grid = np.linspace(-6, 6, 4096, dtype=np.float32)
+        return np.concatenate([grid, grid[::-1]]) if self.gated else grid
+
+    @functools.cached_property
+    def sample_exact(self) -> np.ndarray:
+        inputs = np.split(self.sample, 2) if self.gated else [self.sample]
+        return self.value(*inputs, *self.args)
+
+    @property
+    def required(self) -> tuple:
+        """What a call has to be given besides the inputs."""
+        pairs = zip(self.parameters.values(), self.args, strict=True)
+        return tuple(value for default, value in pairs if default is None)
+
+    def check(self) -> None:
+        inputs = [x[:CHECKED] for x in self.inputs]
+        dy = self.dy[:CHECKED]
+        given = (*self.inputs, *self.required)
+        exact = {
+            "forward": self.value(*inputs, *self.args),
+            "backward": first(self.gradient(dy, *inputs, *self.args)),
+        }
+        got = {
+            "forward": self.function(*given),
+            "backward": first(self.function.backward(self.dy, *given)),
+        }
+        for mode, value in exact.items():
+            if not close(got[mode][:CHECKED], value, ULP[mode]):
+                raise WrongResult(f"{mode}: not what fastact.reference computes")
+
+
+def first(result):
+    return result[0] if isinstance(result, tuple) else result
+
+
+def close(got: np.ndarray, exact: np.ndarray, ulp: float) -> bool:
+    """Right to `ulp`; the reference's own float64 rounding, where terms cancel, is no error."""
+    error = np.abs(got.astype(np.float64) - exact)
+    allowed = ulp * np.spacing(np.abs(exact).astype(np.float32)) + 2.0**-40
+    return bool((error <= allowed).all())
+
+
+def own(job: Job) -> Contenders:
+    space = {"f": job.function, "inputs": job.inputs, "args": job.required, "dy": job.dy}
+    space |= {"x": job.x, "out": job.out}
+    outs = tuple(np.empty_like(a) for a in (*job.inputs, *job.required))
+    back = outs if len(outs) > 1 else outs[0]
+    inputs = "x" if len(outs) == 1 else "*inputs, *args"
+    calls = {
+        "forward": Statement(f"f({inputs})", **space),
+        "forward out": Statement(f"f({inputs}, out=out)", **space),
+        "backward": Statement(f"f.backward(dy, {inputs})", **space),
+    }
+    if not job.learned:  # a gradient that is summed up has no array to write into
+        space |= {"out": back}
+        calls["backward out"] = Statement(f"f.backward(dy, {inputs}, out=out)", **space)
+    return calls
+
+
+def passes(job: Job, mode: str) -> str:
+    """The memory that has to move: letters of floor.c."""
+    if mode.startswith("forward"):
+        return "a" if job.gated else "c"
+    return "ca" if job.gated else "a"
+
+
+def build(name: str, n: int, found: dict):
+    job = Job(name, n)
+    job.check()
+    calls = {OWN: own(job)}
+    for peer, adapter in found.items():
+        try:
+            calls[peer] = adapter.elementwise(job)
+        except peers.NotTheSame:
+            continue
+    for mode in MODES:
+        if mode in calls[OWN]:
+            cell = {who: modes[mode] for who, modes in calls.items() if mode in modes}
+            yield mode, cell | floor.contenders(passes(job, mode), n), {}
+
+
+def groups(options: argparse.Namespace) -> list[Group]:
+    sizes = options.sizes or (QUICK_SIZES if options.quick else SIZES)
+    everything = [*fastact.activations, *fastact.gated]
+    chosen = options.activations or everything
+    if unknown := [name for name in chosen if name not in everything]:
+        sys.exit(f"--activations: no {', '.join(unknown)}; there are {', '.join(everything)}")
+    return [
+        Group(
+            {"activation": name, "n": n},
+            tuple(m for m in options.modes or MODES),
+            functools.partial(build, name, n),
+        )
+        for name in chosen
+        for n in sizes
+    ]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--activations", type=words, metavar="LIST", help="(default: all)")
+    parser.add_argument(
+        "--sizes", type=lambda v: [int(float(n)) for n in words(v)], metavar="LIST",
+        help=f"elements (default: {','.join(map(str, SIZES))})",
+    )  # fmt: skip
+    parser.add_argument("--modes", type=words, metavar="LIST", help=f"of {', '.join(MODES)}")
+
+
+SUITE = Suite(
+    "elementwise",
+    __doc__.splitlines()[0],
+    ("numpy", "scipy", "numexpr", "torch", "compile", "jax"),
+    groups,
+    add_arguments,
+    "python bench/elementwise.py --sizes 4096 --modes forward --against torch",
+)
+
+if __name__ == "__main__":
+    sys.exit(main(SUITE))

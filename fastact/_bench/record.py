@@ -1,0 +1,126 @@
+"""One run of one suite: the machine, what was compared, a row a cell, failures; as JSON.
+
+A record is written after every group of cells, so that a run that is interrupted can be resumed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+import fastact
+
+SCHEMA = 1
+
+
+class Record:
+    """The JSON document of a suite: `data`, kept in the file at `path` where there is one."""
+
+    def __init__(self, suite: str, isa: str, path: Path | None, resume: bool) -> None:
+        self.path = path
+        self.data = {
+            "schema": SCHEMA,
+            "suite": suite,
+            "isa": isa,
+            "config": fastact.config() | {"version": fastact.__version__},
+            "machine": machine(),
+            "when": datetime.now(UTC).isoformat(timespec="seconds"),
+            "peers": {},
+            "skipped": {},
+            "failures": [],
+            "rows": [],
+        }
+        if resume and path is not None and path.exists():
+            self.take_over(json.loads(path.read_text()))
+
+    def take_over(self, old: dict) -> None:
+        """The rows of an interrupted run, if it was one of the same build on the same machine."""
+        same = [old.get(k) == self.data[k] for k in ("schema", "suite", "isa", "config")]
+        if all(same) and old["machine"]["cpu"] == self.data["machine"]["cpu"]:
+            self.data["rows"] = old["rows"]
+            self.data["when"] = old["when"]
+
+    def has(self, key: dict) -> bool:
+        return any(all(row.get(k) == v for k, v in key.items()) for row in self.data["rows"])
+
+    def add(self, key: dict, **values: object) -> dict:
+        row = {**key, **values}
+        self.data["rows"].append(row)
+        return row
+
+    def fail(self, key: dict, message: str) -> None:
+        self.data["failures"].append({**key, "message": message})
+
+    def save(self) -> None:
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w", dir=self.path.parent, prefix=".record-", delete=False
+        ) as file:
+            file.write(text(self.data))
+        os.replace(file.name, self.path)
+
+
+def text(data: dict) -> str:
+    """JSON with a line a row; times to four digits."""
+    head = json.dumps({k: v for k, v in data.items() if k != "rows"}, indent=1)
+    rows = ",\n  ".join(json.dumps(rounded(row)) for row in data["rows"])
+    return head.rstrip("}\n") + f',\n "rows": [\n  {rows}\n ]\n}}\n'
+
+
+def rounded(value: object) -> object:
+    if isinstance(value, dict):
+        return {k: rounded(v) for k, v in value.items()}
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+# ---- the machine -----------------------------------------------------------------------------
+
+
+def machine() -> dict:
+    return {
+        "cpu": cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
+        "caches": caches(),
+        "memory_bytes": memory_bytes(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+    }
+
+
+def cpu_name() -> str:
+    """The model; where a hypervisor hides it, the family and model numbers as well."""
+    if not Path("/proc/cpuinfo").exists():
+        return platform.processor() or platform.machine()
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    facts = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)
+    numbers = [facts[k] for k in ("cpu family", "model") if k in facts]
+    name = facts.get("model name", platform.machine())
+    return name + (f" (family {numbers[0]}, model {numbers[1]})" if len(numbers) == 2 else "")
+
+
+def caches() -> str:
+    """As lscpu lists them, or nothing."""
+    try:
+        done = subprocess.run(["lscpu"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    pairs = [line.split(":", 1) for line in done.stdout.splitlines() if " cache:" in line]
+    return ", ".join(f"{k.replace(' cache', '').strip()} {v.strip()}" for k, v in pairs)
+
+
+def memory_bytes() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return 0

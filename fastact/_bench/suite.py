@@ -1,0 +1,208 @@
+"""What every suite does: options, peers, the loop over its cells with a progress bar, the record.
+
+A suite is a name, the options of its own, and groups of cells. A group is built once (data, checks,
+compiled peers) and gives the contenders of each of its modes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import fastact
+from fastact._bench import floor, peers, timing
+from fastact._bench.record import Record, text
+
+UNFINISHED = 3
+OWN = "fastact"
+
+
+class WrongResult(Exception):
+    """fastact computed something else than the reference."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cells that share data: `build(peers)` yields (mode, contenders, numbers for the row)."""
+
+    key: dict
+    modes: tuple[str, ...]
+    build: Callable[[dict], Iterator[tuple]]
+
+
+@dataclass(frozen=True)
+class Suite:
+    name: str
+    question: str
+    peers: tuple[str, ...]
+    groups: Callable[[argparse.Namespace], list[Group]]
+    add_arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None
+    example: str = ""
+
+
+# ---- options ---------------------------------------------------------------------------------
+
+
+def words(value: str) -> list[str]:
+    return [word for word in value.split(",") if word]
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quick", action="store_true", help="few cells, few rounds")
+    parser.add_argument("--rounds", type=int, metavar="N", help="rounds (default: 9; quick: 3)")
+    parser.add_argument(
+        "--against", type=words, metavar="LIST", help=f"of {','.join(peers.PEERS)} (default: all)"
+    )
+    parser.add_argument(
+        "--isa", metavar="NAME", choices=fastact.config()["isas"],
+        help="hold fastact and its peers to an instruction set",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write the record (JSON) there")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with an interrupted run of the same build"
+    )
+    parser.add_argument(
+        "--seconds", type=float, metavar="S", help=f"stop after S seconds with status {UNFINISHED}"
+    )
+    parser.add_argument("--json", action="store_true", help="print the record, nothing else")
+
+
+def settle_options(options: argparse.Namespace, suite: Suite) -> None:
+    options.rounds = options.rounds or (3 if options.quick else 9)
+    wanted = suite.peers if options.against is None else options.against
+    if unknown := [name for name in wanted if name not in peers.PEERS]:
+        sys.exit(f"--against: no {', '.join(unknown)}; there are {', '.join(peers.PEERS)}")
+    options.against = [name for name in wanted if name in suite.peers]
+
+
+# ---- the run ---------------------------------------------------------------------------------
+
+
+def main(suite: Suite, argv: list[str] | None = None) -> int:
+    """A script of bench/: 0, or 1 where a result was wrong."""
+    parser = argparse.ArgumentParser(
+        description=suite.question, epilog=f"example: {suite.example}" if suite.example else None
+    )
+    add_common_arguments(parser)
+    suite.add_arguments(parser)
+    argv = sys.argv[1:] if argv is None else argv
+    options = parser.parse_args(argv)
+    if options.isa and os.environ.get("FASTACT_ISA") != options.isa:
+        return again_with(options.isa, suite, argv)
+    settle_options(options, suite)
+    return run(suite, options)
+
+
+def again_with(isa: str, suite: Suite, argv: list[str]) -> int:
+    """The same in a new process: an instruction set is chosen at import."""
+    command = [sys.executable, "-m", f"fastact._bench.{suite.name}", *argv]
+    environment = {**os.environ, **peers.environment(isa)}
+    return subprocess.run(command, env=environment, check=False).returncode
+
+
+def run(suite: Suite, options: argparse.Namespace) -> int:
+    isa = fastact.config()["isa"]
+    file = options.out and options.out / f"{suite.name}{f'-{isa}' if options.isa else ''}.json"
+    record = Record(suite.name, isa, file, options.resume)
+    found, record.data["skipped"] = peers.present(options.against)
+    record.data["peers"] = {name: peers.version(name) for name in found}
+    record.data["rounds"], record.data["floor"] = options.rounds, floor.described()
+    show = (lambda *_: None) if options.json else Lines()
+    for name, reason in record.data["skipped"].items():
+        print(f"{name}: left out, {reason}", file=sys.stderr)
+    finished = run_groups(suite.groups(options), found, record, options, show)
+    record.save()
+    if options.json:
+        print(text(record.data))
+    for failure in record.data["failures"]:
+        print(f"FAILED {label(failure)}", file=sys.stderr)
+    return 1 if record.data["failures"] else 0 if finished else UNFINISHED
+
+
+def run_groups(groups, found, record, options, show) -> bool:
+    """Whether all groups were run before the time was up."""
+    todo = [g for g in groups if not all(record.has(g.key | {"mode": m}) for m in g.modes)]
+    end = time.monotonic() + (options.seconds or float("inf"))
+    with progress(len(todo), options.json) as tick:
+        for group in todo:
+            if time.monotonic() > end:
+                return False
+            tick(label(group.key))
+            run_group(group, found, record, options, show)
+            record.save()
+    return True
+
+
+def run_group(group: Group, found: dict, record: Record, options, show) -> None:
+    try:
+        for mode, contenders, numbers in group.build(found):
+            key = group.key | {"mode": mode}
+            if mode not in group.modes or record.has(key):
+                continue
+            times = floor.best(timing.measure(contenders, options.rounds))
+            show(record.add(key, **numbers, times=times))
+    except WrongResult as error:
+        record.fail(group.key, str(error))
+
+
+def label(key: dict) -> str:
+    return " ".join(str(v) for k, v in key.items() if k not in ("times", "exact"))
+
+
+@contextlib.contextmanager
+def progress(total: int, silent: bool):
+    """Yields tick(label): a bar where tqdm is installed, nothing where not."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        if not silent:
+            print('no progress bar: pip install "fastact[bench]"', file=sys.stderr)
+        yield lambda text: None
+        return
+    with tqdm(total=total, unit="group", leave=False, disable=None) as bar:
+
+        def tick(text: str) -> None:
+            bar.set_description(text)
+            bar.update()
+
+        yield tick
+
+
+# ---- what is printed -------------------------------------------------------------------------
+
+
+class Lines:
+    """A line a cell: fastact's time, its spread, and what others take in units of it."""
+
+    def __call__(self, row: dict) -> None:
+        times = dict(row["times"])
+        own = times.pop(OWN)
+        head = label({k: v for k, v in row.items() if not isinstance(v, dict)})
+        spread = (own["high"] - own["low"]) / own["median"]
+        line = f"{head:48} {pretty(own['median']):>9} ±{50 * spread:3.0f}%"
+        for name, value in times.items():
+            ratio = value["median"] / own["median"]
+            lost = "!" if "floor" not in name and ratio < 1 else " "
+            line += f"  {name} {ratio:.2f}{lost}"
+        write(line)
+
+
+def write(line: str) -> None:
+    if "tqdm" in sys.modules:
+        sys.modules["tqdm"].tqdm.write(line)
+    else:
+        print(line, flush=True)
+
+
+def pretty(seconds: float) -> str:
+    for unit, size in (("s", 1), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1e9:.3g} ns"
