@@ -18,6 +18,7 @@ import numpy as np
 import fastact
 from fastact import reference
 from fastact._bench import floor, names, peers
+from fastact._bench.elementwise import parameters
 from fastact._bench.suite import OWN, Group, Suite, WrongResult, main, words
 from fastact._bench.timing import Contenders, Statement
 
@@ -36,14 +37,13 @@ CLOSE = 1e-6  # of the largest value: gradients are sums of thousands of rounded
 class Job:
     """One shape, layout and activation: the data, and what is right."""
 
-    learned = gated = False
+    gated = False
 
     def __init__(self, shape: tuple, layout: str, name: str) -> None:
         self.name, self.axis = name, 1 if layout == "NCHW" else -1
         function = fastact.activations[name]
-        self.parameters = dict(function.parameters)
         self.learned = function.learned
-        self.args = tuple(0.25 if d is None else d for d in self.parameters.values())
+        self.values, self.required = parameters(function.parameters)
         rng = np.random.default_rng(0)
         self.x, self.dy = (
             rng.standard_normal(in_layout(shape, layout), dtype=np.float32) for _ in range(2)
@@ -54,16 +54,14 @@ class Job:
         )
         self.running_mean, self.running_var = (np.full(channels, v, np.float32) for v in (0, 1))
         self.sample = np.linspace(-6, 6, 4096, dtype=np.float32)
-        self.sample_exact = reference.activations[name][0](self.sample, *self.args)
+        self.sample_exact = reference.activations[name][0](self.sample, *self.values.values())
 
     @property
     def options(self) -> dict:
-        required = {k: a for (k, d), a in zip(self.parameters.items(), self.args, strict=True)
-                    if d is None}  # fmt: skip
         return {
             "weight": self.weight, "bias": self.bias, "axis": self.axis,
             "running_mean": self.running_mean.copy(), "running_var": self.running_var.copy(),
-            "activation": self.name, "activation_params": required or None,
+            "activation": self.name, "activation_params": self.required or None,
         }  # fmt: skip
 
     def check(self) -> None:
@@ -72,15 +70,15 @@ class Job:
         grads = fastact.batch_norm_backward(self.dy, ctx)
         exact, exact_ctx = reference.batch_norm_forward(self.x, round_to=np.float32, **self.options)
         right = reference.batch_norm_backward(self.dy, exact_ctx)
-        self.require("forward", y, exact)
+        self.hold("forward", y, exact)
         for field in ("x", "weight", "bias"):
-            self.require(f"gradient of {field}", getattr(grads, field), getattr(right, field))
+            self.hold(f"gradient of {field}", getattr(grads, field), getattr(right, field))
         evaluated = fastact.batch_norm(self.x, **self.options)
         exact = reference.batch_norm(self.x, round_to=np.float32, **self.options)
-        self.require("evaluation", evaluated, exact)
+        self.hold("evaluation", evaluated, exact)
         self.exact_gradient = right.x.astype(np.float32)
 
-    def require(self, what: str, got, exact) -> None:
+    def hold(self, what: str, got, exact) -> None:
         if not np.abs(got - exact).max() <= CLOSE * np.abs(exact).max():
             raise WrongResult(f"{what}: not what fastact.reference computes")
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import functools
 import sys
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -28,6 +29,12 @@ CHECKED = 1 << 20  # elements held to the reference; all come from the same kern
 ULP = {"forward": 0.51, "backward": 1.0}
 
 
+def parameters(defaults: Mapping[str, float | None]) -> tuple[dict, dict]:
+    """The values of all parameters, and of those that have no default and so have to be given."""
+    required = {name: REQUIRED for name, default in defaults.items() if default is None}
+    return {**defaults, **required}, required
+
+
 class Job:
     """One activation at one size: the data, and what is right."""
 
@@ -35,8 +42,7 @@ class Job:
         self.name, self.gated = name, name in fastact.gated
         self.function = (fastact.gated if self.gated else fastact.activations)[name]
         self.formula, self.learned = self.function.formula, self.function.learned
-        self.parameters = {} if self.gated else dict(self.function.parameters)
-        self.args = tuple(REQUIRED if d is None else d for d in self.parameters.values())
+        self.values, self.required = parameters({} if self.gated else self.function.parameters)
         rng = np.random.default_rng(n)
         self.inputs = tuple(
             3 * rng.standard_normal(n, dtype=np.float32) for _ in range(1 + self.gated)
@@ -47,11 +53,6 @@ class Job:
             reference.gated if self.gated else reference.activations
         )[name]  # fmt: skip
 
-    @property
-    def typed(self) -> tuple:
-        """The parameters in x's dtype, for NumPy expressions."""
-        return tuple(np.float32(a) for a in self.args)
-
     @functools.cached_property
     def sample(self) -> np.ndarray:
         grid = np.linspace(-6, 6, 4096, dtype=np.float32)
@@ -60,21 +61,15 @@ class Job:
     @functools.cached_property
     def sample_exact(self) -> np.ndarray:
         inputs = np.split(self.sample, 2) if self.gated else [self.sample]
-        return self.value(*inputs, *self.args)
-
-    @property
-    def required(self) -> tuple:
-        """What a call has to be given besides the inputs."""
-        pairs = zip(self.parameters.values(), self.args, strict=True)
-        return tuple(value for default, value in pairs if default is None)
+        return self.value(*inputs, *self.values.values())
 
     def check(self) -> None:
         inputs = [x[:CHECKED] for x in self.inputs]
         dy = self.dy[:CHECKED]
-        given = (*self.inputs, *self.required)
+        given = (*self.inputs, *self.required.values())
         exact = {
-            "forward": self.value(*inputs, *self.args),
-            "backward": first(self.gradient(dy, *inputs, *self.args)),
+            "forward": self.value(*inputs, *self.values.values()),
+            "backward": first(self.gradient(dy, *inputs, *self.values.values())),
         }
         got = {
             "forward": self.function(*given),
@@ -97,19 +92,18 @@ def close(got: np.ndarray, exact: np.ndarray, ulp: float) -> bool:
 
 
 def own(job: Job) -> Contenders:
-    space = {"f": job.function, "inputs": job.inputs, "args": job.required, "dy": job.dy}
-    space |= {"x": job.x, "out": job.out}
-    outs = tuple(np.empty_like(a) for a in (*job.inputs, *job.required))
-    back = outs if len(outs) > 1 else outs[0]
-    inputs = "x" if len(outs) == 1 else "*inputs, *args"
+    space = {"f": job.function, "x": job.x, "dy": job.dy, "out": job.out}
+    space |= {"rest": (*job.inputs[1:], *job.required.values())}
+    given = "x, *rest" if space["rest"] else "x"
     calls = {
-        "forward": Statement(f"f({inputs})", **space),
-        "forward out": Statement(f"f({inputs}, out=out)", **space),
-        "backward": Statement(f"f.backward(dy, {inputs})", **space),
+        "forward": Statement(f"f({given})", **space),
+        "forward out": Statement(f"f({given}, out=out)", **space),
+        "backward": Statement(f"f.backward(dy, {given})", **space),
     }
     if not job.learned:  # a gradient that is summed up has no array to write into
-        space |= {"out": back}
-        calls["backward out"] = Statement(f"f.backward(dy, {inputs}, out=out)", **space)
+        gradients = tuple(map(np.empty_like, job.inputs))
+        space |= {"out": gradients if job.gated else gradients[0]}
+        calls["backward out"] = Statement(f"f.backward(dy, {given}, out=out)", **space)
     return calls
 
 

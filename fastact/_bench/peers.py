@@ -89,7 +89,8 @@ class Numpy:
             raise NotTheSame
         expression = _demo_numpy.expression(job.name)
         ufunc = names.NUMPY.get(job.name) or getattr(np, job.name, None)
-        params = dict(zip(job.parameters, job.typed, strict=True))
+        required = _demo_numpy.required_parameters(job.name)
+        params = {name: np.float32(job.values[name]) for name in required}
         space = {"x": job.x, "dy": job.dy, "out": job.out, "params": params}
         calls: Contenders = {}
         if ufunc is not None:
@@ -137,9 +138,8 @@ class Numexpr:
 
         threads = fastact.get_num_threads()
         numexpr.set_num_threads(threads)
-        values = dict(zip(job.parameters, job.args, strict=True))
         known = numexpr.expressions.functions
-        source, constants = expressions.for_numexpr(job.name, job.formula, values, known)
+        source, constants = expressions.for_numexpr(job.name, job.formula, job.values, known)
         if source is None:
             raise NotTheSame
         space = {"evaluate": numexpr.evaluate, "s": source, "out": job.out}
@@ -167,11 +167,9 @@ def torch_args(job) -> tuple:
     """The parameters that have no default; the learned ones as tensors."""
     import torch
 
-    required = zip(job.parameters.items(), job.args, strict=True)
     return tuple(
         torch.tensor([value]) if name in job.learned else value
-        for (name, default), value in required
-        if default is None
+        for name, value in job.required.items()
     )
 
 
@@ -235,11 +233,7 @@ class Compile(Torch):
 
         config.donated_buffer = False  # a backward that can be called again
         call, args = torch_function(job), torch_args(job)
-        if any(isinstance(a, torch.Tensor) for a in args):
-            compiled = compiled_once(job.name, lambda x, *args: call(x, *args))
-        else:
-            compiled = compiled_once(job.name, lambda x: call(x, *args))
-            args = ()
+        compiled = compiled_once(job.name, lambda x, *args: call(x, *args))
         x = torch.from_numpy(job.stacked)
         statement = Statement("f(x, *args)" if args else "f(x)", f=compiled, x=x, args=args)
         return {"forward": statement, "backward": self.backward(job, compiled, x, args)}
@@ -318,20 +312,15 @@ class Jax:
 
         modules = (jax.nn, jax.numpy)
         sample = jax.numpy.asarray(job.sample)
-        args = self.args(job)
+        args = tuple(job.required.values())
         return first_that_fits(
             candidates(job.name, modules), job, lambda f: np.asarray(f(sample, *args))
-        )
-
-    def args(self, job) -> tuple:
-        return tuple(
-            value for d, value in zip(job.parameters.values(), job.args, strict=True) if d is None
         )
 
     def elementwise(self, job) -> Contenders:
         import jax
 
-        call, args = self.function(job), self.args(job)
+        call, args = self.function(job), tuple(job.required.values())
         x, dy = jax.numpy.asarray(job.stacked), jax.numpy.asarray(job.dy)
         forward = jax.jit(lambda x: call(x, *args))
         if np.shares_memory(np.asarray(forward(x)), np.asarray(x)):
@@ -345,7 +334,7 @@ class Jax:
     def batch_norm(self, job) -> Contenders:
         import jax
 
-        act, args = self.function(job), self.args(job)
+        act, args = self.function(job), tuple(job.required.values())
         layer = functools.partial(jax_layer, lambda z: act(z, *args), job.axis)
         given = tuple(map(jax.numpy.asarray, (job.x, job.weight, job.bias)))
         running = tuple(map(jax.numpy.asarray, (job.running_mean, job.running_var)))
