@@ -1,8 +1,11 @@
-"""Builds the extension modules.
+"""Builds the extension modules, and puts a bill of materials into the wheel.
 
 The kernels (csrc/isa_*.c) are the same source compiled once per instruction set, each into an
 object of its own with its own flags; one is picked at run time.  All C code is linked into one
 module, fastact._runtime; the others reach it through the table of functions in csrc/api.h.
+
+FASTACT_NO_OPENMP=1 builds without OpenMP.  On Windows the compiler is clang-cl: the kernels are
+written with the vector extensions of gcc and clang.
 """
 
 import os
@@ -16,7 +19,11 @@ import Cython
 import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "tools"))
+from sbom import write_sbom
 
 # Contraction is off: fused multiply-adds are explicit, so that every instruction set that has them
 # gives the same bits.  The last two let loops be vectorised; they change no result.
@@ -48,6 +55,7 @@ C_SOURCES = [
     "batchnorm",
     "batchnorm_channels",
     "batchnorm_rows",
+    "capi",
     "dispatch",
     "elementwise",
     "memory",
@@ -60,6 +68,7 @@ MODULES = ["_runtime", "_ufuncs", "_kernels", "_activation"]
 HEADERS = [
     *(str(path) for kind in ("h", "inc", "def") for path in sorted(Path("csrc").glob(f"*.{kind}"))),
     "fastact/_runtime.pxd",
+    "fastact/include/fastact_capi.h",
 ]
 
 OPENMP_PROBE = """
@@ -84,21 +93,42 @@ def isas():
 
 class BuildExt(build_ext):
     def build_extensions(self):
+        self.msvc = self.compiler.compiler_type == "msvc"
+        if self.msvc:
+            self.use_clang_cl()
         self.openmp = self.probe_openmp()
         built = ", ".join(isas())
         print(f"fastact: instruction sets: {built}; OpenMP: {' '.join(self.openmp) or 'none'}")
         super().build_extensions()
 
+    def use_clang_cl(self):
+        """The Windows SDK that setuptools finds, with LLVM's compiler, which takes no /GL."""
+        self.compiler.initialize()
+        self.compiler.cc = "clang-cl"
+        for name in ("compile_options", "compile_options_debug"):
+            kept = [flag for flag in getattr(self.compiler, name) if flag != "/GL"]
+            setattr(self.compiler, name, kept)
+
+    def compiler_command(self):
+        return ["clang-cl"] if self.msvc else self.compiler.compiler_so[:1]
+
+    def spell(self, flags):
+        """The flags as the compiler wants them: clang-cl takes clang's behind a prefix."""
+        if not self.msvc:
+            return list(flags)
+        return ["/std:c11" if f == "-std=c11" else f"/clang:{f}" for f in flags]
+
     def probe_openmp(self):
         """The flags that compile, link and run an OpenMP program; loud where there are none."""
-        for flags in (["-fopenmp"], ["-Xpreprocessor", "-fopenmp", "-lomp"]):
-            if os.environ.get("FASTACT_NO_OPENMP") == "1":
-                break
+        spellings = [] if self.msvc else [["-fopenmp"], ["-Xpreprocessor", "-fopenmp", "-lomp"]]
+        if os.environ.get("FASTACT_NO_OPENMP") == "1":
+            spellings = []
+        for flags in spellings:
             with tempfile.TemporaryDirectory() as folder:
                 source = Path(folder, "probe.c")
                 source.write_text(OPENMP_PROBE)
                 program = str(Path(folder, "probe"))
-                compiler = [*self.compiler.compiler_so[:1], *flags, str(source), "-o", program]
+                compiler = [*self.compiler_command(), *flags, str(source), "-o", program]
                 try:
                     subprocess.run(compiler, check=True, capture_output=True)
                     subprocess.run([program], check=True, capture_output=True)
@@ -118,7 +148,8 @@ class BuildExt(build_ext):
             ext.define_macros += self.build_macros()
         # A generated module is no place for warnings about generated code: those we can do nothing
         # about are off, the rest stay on.
-        ext.extra_compile_args = [*flags, "-Wno-unused-function", "-Wno-unused-parameter"]
+        quiet = ["-Wno-unused-function", "-Wno-unused-parameter"]
+        ext.extra_compile_args = self.spell([*flags, *quiet])
         ext.extra_link_args = list(self.openmp)
         super().build_extension(ext)
 
@@ -133,23 +164,31 @@ class BuildExt(build_ext):
                 output_dir=self.build_temp,
                 include_dirs=["csrc"],
                 # kernels are serial: no OpenMP in their objects
-                extra_postargs=[*NUMERICS, *WARNINGS, *self.gcc_only(), *isa_flags],
+                extra_postargs=self.spell([*NUMERICS, *WARNINGS, *self.gcc_only(), *isa_flags]),
                 depends=HEADERS,
             )
         return objects
 
     def gcc_only(self):
         version = subprocess.run(
-            [*self.compiler.compiler_so[:1], "--version"], capture_output=True, text=True
+            [*self.compiler_command(), "--version"], capture_output=True, text=True
         )
         return [] if "clang" in version.stdout else GCC_ONLY
 
     def build_macros(self):
         macros = [(f"FA_HAVE_{isa.upper()}", "1") for isa in isas()]
-        compiler = self.compiler.compiler_so[0].replace('"', "")
+        compiler = self.compiler_command()[0].replace('"', "")
         # those of the kernels, which every instruction set's own are added to
         text = " ".join([compiler, *NUMERICS, *self.gcc_only(), *self.openmp])
         return [*macros, ("FA_BUILD_FLAGS", f'"{text}"')]
+
+
+class BdistWheel(bdist_wheel):
+    def write_wheelfile(self, wheelfile_base, *arguments, **named):
+        super().write_wheelfile(wheelfile_base, *arguments, **named)
+        compiled_in = {"cython": Cython.__version__, "numpy": numpy.__version__}
+        version = self.distribution.get_version()
+        write_sbom(Path(wheelfile_base, "sboms", "fastact.cdx.json"), version, compiled_in)
 
 
 def extension(name):
@@ -178,5 +217,5 @@ setup(
         # what Cython writes depends on both versions: another environment's is not to be reused
         build_dir=f"build/cython-{Cython.__version__}-numpy-{numpy.__version__}",
     ),
-    cmdclass={"build_ext": BuildExt},
+    cmdclass={"build_ext": BuildExt, "bdist_wheel": BdistWheel},
 )

@@ -105,7 +105,7 @@ static int allocate(fa_job *j)
     const ptrdiff_t c = j->bn->channels, threads = j->threads;
     const ptrdiff_t parts = (by_whole_channels(j) ? threads : c) * j->blocks;
     j->parts = malloc((size_t)parts * fa_part_size(j));
-    j->scratch = aligned_alloc(64, (size_t)threads * sizeof(fa_scratch));
+    j->scratch = fa_aligned_alloc((size_t)threads * sizeof(fa_scratch));
     j->slope.g_mean = malloc((size_t)c * 2 * sizeof(double));
     if (!j->parts || !j->scratch || !j->slope.g_mean)
         return -1;
@@ -117,15 +117,15 @@ static int allocate(fa_job *j)
     j->slope.slope = j->slope.g_mean + c;
     if (!j->by_rows)
         return 0;
-    j->groups = aligned_alloc(64, (size_t)threads * sizeof(fa_group));
+    j->groups = fa_aligned_alloc((size_t)threads * sizeof(fa_group));
     return j->groups && (j->bare || fa_plan_rows(j) == 0) ? 0 : -1;
 }
 
 static void release(fa_job *j)
 {
     free(j->parts);
-    free(j->scratch);
-    free(j->groups);
+    fa_aligned_free(j->scratch);
+    fa_aligned_free(j->groups);
     free(j->channel_g);
     free(j->slope.g_mean);
     free(j->rows.memory);

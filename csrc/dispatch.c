@@ -23,22 +23,43 @@ static int always(void)
     return 1;
 }
 
+/* What the processor has and the operating system keeps on a switch of threads. */
+#if defined(FA_HAVE_AVX2) && defined(_MSC_VER)
+/* clang-cl: __builtin_cpu_supports needs a library of LLVM that Microsoft's linker is not given. */
+#include <cpuid.h>
+
+static int supports(unsigned leaf7_ebx, unsigned kept)
+{
+    const unsigned fma = 1u << 12, osxsave = 1u << 27;
+    unsigned a, b, c, d, low, high;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & (fma | osxsave)) != (fma | osxsave))
+        return 0;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (low & kept) == kept && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & leaf7_ebx) == leaf7_ebx;
+}
+#define SUPPORTS_AVX2 supports(1u << 5, 0x06)
+#define SUPPORTS_AVX512 supports(1u << 16 | 1u << 17 | 1u << 30 | 1u << 31, 0xE6)
+#else
+#define SUPPORTS_AVX2 (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+#define SUPPORTS_AVX512                                                                                \
+    (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&                        \
+     __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma"))
+#endif
+
 /* The build defines FA_HAVE_* for each instruction set whose object it made. */
 #define FA_DECLARE(isa) extern const fa_isa_table fa_isa_##isa;
 #if defined(FA_HAVE_AVX512)
 FA_DECLARE(avx512)
 static int has_avx512(void)
 {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("fma");
+    return SUPPORTS_AVX512;
 }
 #endif
 #if defined(FA_HAVE_AVX2)
 FA_DECLARE(avx2)
 static int has_avx2(void)
 {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    return SUPPORTS_AVX2;
 }
 #endif
 #if defined(FA_HAVE_NEON)

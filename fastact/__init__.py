@@ -11,8 +11,22 @@ written out in `fastact.reference`, which needs no compiled part.
 
 import importlib as _importlib
 import importlib.util as _util
+import os as _os
 
 __version__ = "0.1.0"
+
+
+def get_include():
+    """The folder of ``fastact_capi.h``, for C and Cython code that calls the kernels itself.
+
+    Examples
+    --------
+    >>> import os, fastact as fa
+    >>> os.listdir(fa.get_include())
+    ['fastact_capi.h']
+    """
+    return _os.path.join(_os.path.dirname(_os.path.abspath(__file__)), "include")
+
 
 # Only the extension itself may be missing (a checkout that is not built): then `fastact.reference`
 # still imports, and everything else says what to do. An error inside it is not hidden.
@@ -43,6 +57,7 @@ else:
     )
     from fastact._randomized import rrelu_training
     from fastact._runtime import (
+        _C_API,  # noqa: F401  fastact_capi.h imports it by this name
         config,
         get_num_threads,
         num_threads,
@@ -67,6 +82,7 @@ else:
         "batch_norm_forward",
         "config",
         "gated",
+        "get_include",
         "get_num_threads",
         "memory",
         "num_threads",

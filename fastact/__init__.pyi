@@ -18,6 +18,8 @@ from fastact._randomized import rrelu_training as rrelu_training
 
 __version__: Final[str]
 
+def get_include() -> str: ...
+
 class Backward:
     name: Final[str]
     ufunc: Final[np.ufunc]

@@ -5,6 +5,7 @@ import sys
 
 cimport numpy as cnp
 from cpython.object cimport PyObject
+from cpython.pycapsule cimport PyCapsule_New
 
 from fastact._runtime cimport *
 
@@ -13,6 +14,13 @@ cnp.import_array()
 
 cdef extern from "api.h" nogil:
     const fa_api fa_api_table
+
+
+cdef extern from "capi.h" nogil:
+    ctypedef struct fastact_capi:
+        pass
+
+    const fastact_capi fa_capi_table
 
 
 cdef extern from "dispatch.h" nogil:
@@ -106,6 +114,7 @@ cdef extern from *:
 
 
 api = &fa_api_table
+_C_API = PyCapsule_New(<void *>&fa_capi_table, "fastact._C_API", NULL)
 
 
 def _isas():
