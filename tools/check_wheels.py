@@ -5,9 +5,9 @@
     python tools/check_wheels.py --quick   this CPython, the newest NumPy, a few tests: two minutes
 
 An sdist is built; from it, in an environment with the hashed requirements/*.txt alone, a wheel,
-twice in different folders, which must give the same bytes. auditwheel makes it a manylinux wheel. Its
-contents, size and metadata are checked; then it is installed where there is no compiler, no Cython
-and no OpenMP but its own, and the tests run there.
+twice in different folders, which must give the same bytes. auditwheel makes it a manylinux wheel.
+Its contents, size and metadata are checked; then it is installed where there is no compiler, no
+Cython and no OpenMP but its own, and the tests run there.
 
 --out FOLDER keeps the sdist and the wheels. Linux only; needs the package index.
 """
