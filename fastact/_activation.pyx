@@ -13,7 +13,7 @@ from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.long cimport PyLong_CheckExact
 from cpython.object cimport PyObject, PyTypeObject
 
-from fastact import _kernels, _ufuncs
+from fastact import _kernels, _protocols, _ufuncs
 from fastact._runtime cimport *
 
 cnp.import_array()
@@ -341,6 +341,7 @@ cdef class _Function:
     cdef readonly tuple learned
     cdef readonly str name
     cdef readonly object ufunc
+    cdef readonly tuple _parts  # where there are two gradients: a ufunc for each
 
     cdef init(self, int row, bint backward, bint gated):
         cdef const fa_activation_info *info = &(api.gated if gated else api.activations)[row]
@@ -358,6 +359,9 @@ cdef class _Function:
         self.learned = tuple([self.param_names[p] for p in range(info.nparams)
                               if info.params[p].kind == FA_HAS_GRADIENT])
         self.ufunc = getattr(_ufuncs, self.name)
+        self._parts = tuple([getattr(_ufuncs, f"{self.name}_{of}")
+                             for of in ("x", "gate" if gated else "".join(self.learned))
+                             if self.takes_gradient()])
 
     cdef bint takes_gradient(self):
         """Whether a call gives two gradients."""
@@ -386,9 +390,13 @@ cdef class _Function:
     def general(self, tuple args, dict kwargs):
         """Any call: parameters by name or position become the ufunc's inputs."""
         inputs, kwargs = self.bind(args, kwargs)
+        if self.takes_gradient():
+            self.check_two_gradients(inputs, kwargs)
+        if any([_protocols.is_foreign(value) for value in inputs]):
+            return _protocols.call(self, inputs, kwargs)
         if not self.takes_gradient():
             return self.ufunc(*inputs, **kwargs)
-        arrays = self.plain_arrays(inputs, kwargs)
+        arrays = self.plain_arrays(inputs)
         if self.op.gated:
             return self.with_gate(*arrays, kwargs.get("out"))
         return self.with_gradient(*arrays, kwargs.get("out"))
@@ -429,8 +437,8 @@ cdef class _Function:
         except OverflowError:
             raise ValueError(f"{self.name}(): {name} is too large for a float64") from None
 
-    def plain_arrays(self, tuple inputs, dict kwargs):
-        """dy, x and the third input of a backward that gives two gradients."""
+    def check_two_gradients(self, tuple inputs, dict kwargs):
+        """A backward that gives two gradients takes three inputs and out=."""
         accepted = (*self.param_names, "out")
         for key in kwargs:
             if key != "out":
@@ -439,10 +447,9 @@ cdef class _Function:
         if len(inputs) > 3:
             raise TypeError(f"{self.name}() takes 3 positional arguments, got {len(inputs)}; "
                             "pass out= by name")
-        for value in inputs:
-            if isinstance(value, np.ma.MaskedArray):
-                raise TypeError(f"{self.name}(): a masked array would lose its mask; "
-                                "pass an ordinary array")
+
+    def plain_arrays(self, tuple inputs):
+        """dy, x and the third input as arrays of a dtype that there is a loop for."""
         arrays = [np.asarray(value) for value in inputs]
         for k, value in enumerate(arrays):
             if dtype_of(value) < 0:

@@ -17,6 +17,7 @@ import numpy as np
 from fastact import _kernels
 from fastact._activation import activation as find_activation
 from fastact._activation import has_internal_overlap
+from fastact._protocols import refuse_foreign
 from fastact._runtime import new_like
 from fastact._ufuncs import number_of_bfloat16
 
@@ -105,8 +106,7 @@ def _float_dtype(dtype: object) -> np.dtype:
 
 def _float_array(name: str, value: object) -> np.ndarray:
     """A native array of floats; the data itself wherever it is one already."""
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name}: a masked array would lose its mask; pass an ordinary array")
+    refuse_foreign(name, value)
     array = np.asarray(value)
     if not _is_float(array.dtype):
         raise TypeError(f"{name}: dtype {array.dtype} is not accepted; expected {ACCEPTED}")
@@ -150,8 +150,7 @@ def _flag(name: str, value: object) -> bool:
 
 def _real_values(name: str, value: object) -> np.ndarray:
     """A float64 copy of a number or an array of them."""
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name}: a masked array would lose its mask; pass an ordinary array")
+    refuse_foreign(name, value)
     array = np.asarray(value)
     if not _is_float(array.dtype) and array.dtype.kind not in "iu":
         raise TypeError(f"{name}: dtype {array.dtype} is not accepted; expected {ACCEPTED}")
@@ -668,6 +667,7 @@ class BatchNorm:
 
     def forward(self, x):
         """(y, ctx): the re-entrant form, for ``fastact.batch_norm_backward(dy, ctx)``."""
+        refuse_foreign("x", x)
         shape = np.shape(x)
         if len(shape) >= 2 and shape[_channel_axis(self.axis, len(shape))] != self.num_features:
             raise ValueError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastact._activation import activations
+from fastact._protocols import is_foreign, numbers_of
 
 DEFAULTS = activations["rrelu"].parameters
 
@@ -15,7 +16,8 @@ def rrelu_training(x, generator, lower=DEFAULTS["lower"], upper=DEFAULTS["upper"
     Parameters
     ----------
     x : array_like
-        Any shape; float16, bfloat16, float32 or float64 (integers and bool are converted).
+        Any shape; float16, bfloat16, float32 or float64 (integers and bool are converted). An
+        array of another library gives one of its own, with slopes in a numpy.ndarray.
     generator : numpy.random.Generator
         Where the slopes come from: the same generator state gives the same slopes.
     lower, upper : float
@@ -60,9 +62,9 @@ def rrelu_training(x, generator, lower=DEFAULTS["lower"], upper=DEFAULTS["upper"
         raise ValueError(
             f"lower, upper: expected finite numbers, lower <= upper; got {lower}, {upper}"
         )
-    x = np.asanyarray(x)
+    x = x if is_foreign(x) else np.asanyarray(x)
     leaky_relu = activations["leaky_relu"]
-    dtype = np.float64 if leaky_relu(np.empty(0, x.dtype)).dtype == np.float64 else np.float32
+    dtype = np.float64 if leaky_relu(np.empty(0, numbers_of(x))).dtype == np.float64 else np.float32
     slope = generator.random(x.shape, dtype=dtype)
     slope *= dtype(upper - lower)
     slope += dtype(lower)

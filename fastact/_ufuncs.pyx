@@ -99,8 +99,8 @@ def number_of_bfloat16(dtype):
     kind = dtype.type
     if number < NPY_USERDEF or kind.__name__ != "bfloat16" or kind.__module__.split(".")[0] != "ml_dtypes":
         return -1
-    for ufunc, row, backward, gated in registered:
-        add_bfloat16_loop(<cnp.ufunc>ufunc, row, backward, gated, number)
+    for ufunc, row, backward, gated, part in registered:
+        add_bfloat16_loop(<cnp.ufunc>ufunc, row, backward, gated, part, number)
     bfloat16_number = number
     return number
 
@@ -113,26 +113,67 @@ def check_user_dtype(name, operand, dtype):
         )
 
 
-cdef list registered = []  # (ufunc, row, backward, gated)
+cdef list registered = []  # (ufunc, row, backward, gated, part)
 
 
-cdef add_bfloat16_loop(cnp.ufunc ufunc, int row, bint backward, bint gated, int number):
+cdef add_bfloat16_loop(cnp.ufunc ufunc, int row, bint backward, bint gated, int part, int number):
     cdef int *types = <int *>calloc(ufunc.nin + ufunc.nout, sizeof(int))
-    cdef fa_loop *loop = <fa_loop *>calloc(1, sizeof(fa_loop))  # NumPy keeps it for good
+    cdef part_loop *loop = <part_loop *>calloc(1, sizeof(part_loop))  # NumPy keeps it for good
     if types == NULL or loop == NULL:
         free(types)
         free(loop)
         raise MemoryError()
-    loop.op = fa_op(row, backward, gated, FA_BFLOAT16)
-    loop.param_dtype = FA_FLOAT64
+    loop.whole.op = fa_op(row, backward, gated, FA_BFLOAT16)
+    loop.whole.param_dtype = FA_FLOAT64
+    loop.part = part
     for k in range(ufunc.nin + ufunc.nout):
         is_param = data_operands[ufunc.__name__] <= k < ufunc.nin
         types[k] = cnp.NPY_DOUBLE if is_param else number
     try:
-        if REGISTER_LOOP(<PyObject *>ufunc, number, <void *>api.ufunc_loop, types, loop) < 0:
+        if REGISTER_LOOP(<PyObject *>ufunc, number, loop_function(part), types, loop) < 0:
             raise RuntimeError(f"fastact.{ufunc.__name__}: NumPy does not take the loop for bfloat16")
     finally:
         free(types)
+
+
+# ---- one gradient of two -------------------------------------------------------------------------
+#
+# dask and polars know no ufunc with two results. For arrays of such libraries (fastact._protocols) a
+# backward that gives two gradients is also there as two ufuncs.
+
+cdef struct part_loop:
+    fa_loop whole  # first: what a whole ufunc's loop reads
+    int part
+
+
+cdef enum:
+    PART_ELEMENTS = 2048
+    PART_ITEMSIZE = 8
+
+
+cdef void run_part(char **args, const ptrdiff_t *dimensions, const ptrdiff_t *steps, void *data) noexcept nogil:
+    """Three inputs, one result; the other one goes to a buffer."""
+    cdef part_loop *loop = <part_loop *>data
+    cdef char buffer[PART_ELEMENTS * PART_ITEMSIZE]
+    cdef char *at[5]
+    cdef ptrdiff_t strides[5]
+    cdef ptrdiff_t done = 0, count
+    cdef int k, wanted = 3 + loop.part, other = 4 - loop.part
+    for k in range(3):
+        strides[k] = steps[k]
+    strides[wanted], strides[other] = steps[3], PART_ITEMSIZE
+    while done < dimensions[0]:
+        count = min(dimensions[0] - done, PART_ELEMENTS)
+        for k in range(3):
+            at[k] = args[k] + done * steps[k]
+        at[wanted] = args[3] + done * steps[3]
+        at[other] = buffer if loop.part or loop.whole.op.gated else NULL  # NULL: not computed
+        api.ufunc_loop(at, &count, strides, &loop.whole)
+        done += count
+
+
+cdef void *loop_function(int part) noexcept:
+    return <void *>api.ufunc_loop if part < 0 else <void *>run_part
 
 
 # ---- the ufuncs ---------------------------------------------------------------------------------
@@ -158,13 +199,18 @@ cdef list DTYPES = [(FA_FLOAT32, FA_FLOAT64), (FA_FLOAT64, FA_FLOAT64), (FA_FLOA
 cdef list NARROW_PARAMETERS = [(FA_FLOAT32, FA_FLOAT32), (FA_FLOAT16, FA_FLOAT16)]
 
 
-cdef make_ufunc(int row, bint backward, bint gated, str name, str doc):
+cdef bint has_two_gradients(const fa_activation_info *info, bint gated) noexcept:
+    return gated or info.params[0].kind == FA_HAS_GRADIENT
+
+
+cdef make_ufunc(int row, bint backward, bint gated, str name, str doc, int part=-1):
+    """part: which of two gradients is the result, or -1 for all that there is."""
     cdef const fa_activation_info *info = &(api.gated if gated else api.activations)[row]
     cdef int nparams = info.nparams, ndata = 1 + backward + gated, nin = ndata + nparams
-    cdef int nout = 2 if backward and (gated or info.params[0].kind == FA_HAS_GRADIENT) else 1
+    cdef int nout = 2 if part < 0 and backward and has_two_gradients(info, gated) else 1
     dtypes = DTYPES + (NARROW_PARAMETERS if nparams else [])
     cdef int nloops = len(dtypes), i, k
-    cdef fa_loop *loops = <fa_loop *>calloc(nloops, sizeof(fa_loop))
+    cdef part_loop *loops = <part_loop *>calloc(nloops, sizeof(part_loop))
     cdef void **data = <void **>calloc(nloops, sizeof(void *))
     cdef char *types = <char *>calloc(nloops * (nin + nout), 1)
     cdef cnp.PyUFuncGenericFunction *functions = <cnp.PyUFuncGenericFunction *>calloc(
@@ -173,10 +219,11 @@ cdef make_ufunc(int row, bint backward, bint gated, str name, str doc):
         raise MemoryError()  # at import; what was allocated is not worth freeing
     for i in range(nloops):
         real, param_dtype = dtypes[i]
-        loops[i].op = fa_op(row, backward, gated, real)
-        loops[i].param_dtype = param_dtype
+        loops[i].whole.op = fa_op(row, backward, gated, real)
+        loops[i].whole.param_dtype = param_dtype
+        loops[i].part = part
         data[i] = &loops[i]
-        functions[i] = <cnp.PyUFuncGenericFunction>api.ufunc_loop
+        functions[i] = <cnp.PyUFuncGenericFunction>loop_function(part)
         for k in range(nin + nout):
             types[i * (nin + nout) + k] = type_code(param_dtype if ndata <= k < nin else real)
     ufunc = cnp.PyUFunc_FromFuncAndData(functions, data, types, nloops, nin, nout, -1,
@@ -185,7 +232,7 @@ cdef make_ufunc(int row, bint backward, bint gated, str name, str doc):
     numpys_resolver = GET_RESOLVER(<PyObject *>ufunc)
     SET_RESOLVER(<PyObject *>ufunc, <void *>resolve)
     data_operands[name] = ndata
-    registered.append((ufunc, row, backward, gated))
+    registered.append((ufunc, row, backward, gated, part))
     return ufunc
 
 
@@ -203,6 +250,12 @@ cdef make_pair(int row, bint gated):
     globals()[f"{name}_backward"] = make_ufunc(
         row, True, gated, f"{name}_backward",
         f"dy times the derivative of {formula}\n\nInputs: dy, {inputs}. Output: {outputs}.")
+    if has_two_gradients(info, gated):
+        second = "gate" if gated else (<bytes>info.params[0].name).decode()
+        for part, of in enumerate(("x", second)):
+            globals()[f"{name}_backward_{of}"] = make_ufunc(
+                row, True, gated, f"{name}_backward_{of}",
+                f"One of the results of {name}_backward: the gradient an element of {of}.", part)
 
 
 for _row in range(FA_ACTIVATION_COUNT):
