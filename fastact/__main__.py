@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import platform
 import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 import fastact
 from fastact import _bench, _demo, _verify
@@ -20,7 +25,22 @@ class Command(NamedTuple):
     run: Callable[[argparse.Namespace], int]
 
 
-def _info(_: argparse.Namespace) -> int:
+def _info_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    versions = {
+        "fastact": fastact.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+    }
+    if arguments.json:
+        print(json.dumps({**versions, **fastact.config()}, indent=1))
+        return 0
+    for key, value in versions.items():
+        print(f"{key:12} {value}")
     fastact.show_config()
     return 0
 
@@ -48,11 +68,17 @@ COMMANDS = {
     ),
     "info": Command(
         "show the version, instruction set, threads and build of this installation",
-        "python -m fastact info",
-        lambda parser: None,
+        "python -m fastact info --json",
+        _info_arguments,
         _info,
     ),
 }
+
+
+STATUSES = (
+    "exit status: 0 all is right, 1 something is wrong, 2 it cannot be done like this,\n"
+    "3 the time given was up, 130 interrupted"
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -69,7 +95,8 @@ def build_parser() -> argparse.ArgumentParser:
             name,
             help=command.help,
             description=command.help[0].upper() + command.help[1:] + ".",
-            epilog=f"example: {command.example}",
+            epilog=f"example: {command.example}\n{STATUSES}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_arguments(sub)
         sub.set_defaults(run=command.run)
@@ -80,10 +107,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; argument errors exit with status 2."""
     arguments = build_parser().parse_args(argv)
     try:
-        return arguments.run(arguments)
+        status = arguments.run(arguments)
+        sys.stdout.flush()
+        return status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 if __name__ == "__main__":

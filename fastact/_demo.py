@@ -16,9 +16,9 @@ import argparse
 import contextlib
 import importlib
 import itertools
+import json
 import math
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -36,6 +36,7 @@ from fastact._demo_network import (
     load_digits,
     train_step,
 )
+from fastact._terminal import fail, progress
 
 DEFAULT_EPOCHS = 60
 PEAK_RATE = 1.0
@@ -138,17 +139,21 @@ def _flat(network: Network) -> np.ndarray:
     return np.concatenate([p.ravel() for p in network.params.values()])
 
 
-def report_agreement(agreements: dict[str, Agreement]) -> bool:
+def report_agreement(agreements: dict[str, Agreement], silent: bool = False) -> bool:
     """Say how closely the first steps follow the reference; False where one does not."""
     subject = f"the first {CHECKED_STEPS} training steps against fastact.reference, relative:"
     wrong = {name: agreement for name, agreement in agreements.items() if not agreement.good}
     for name, agreement in wrong.items():
         accepted = f"{RUN_TOLERANCE:g} for losses and weights, {TOLERANCE:g} for a call"
         _fail(f"{name}: {subject} {agreement}; at most {accepted} is accepted")
-    if not wrong:
-        fields = zip(*(vars(a).values() for a in agreements.values()), strict=True)
-        print(f"{subject} {Agreement(*map(max, fields))}")
+    if not wrong and not silent:
+        print(f"{subject} {worst(agreements)}")
     return not wrong
+
+
+def worst(agreements: dict[str, Agreement]) -> Agreement:
+    fields = zip(*(vars(a).values() for a in agreements.values()), strict=True)
+    return Agreement(*map(max, fields))
 
 
 # ---- training and timing ---------------------------------------------------------------------
@@ -216,22 +221,26 @@ def time_epochs(activation: str, digits: Digits, seed: int, tick=lambda: None) -
     return seconds
 
 
+def check_all(names: list[str], digits: Digits, seed: int) -> dict[str, Agreement]:
+    """Hold the first steps of every activation to the reference, under a progress bar."""
+    agreements = {}
+    with progress(len(names), "activation", "demo") as tick:
+        for name in names:
+            agreements[name] = cross_check(name, digits, seed)
+            tick(f"{name}: checked")
+    return agreements
+
+
 def train_all(names: list[str], digits: Digits, epochs: int, seed: int) -> list[Result]:
     """Train and time every activation under one progress bar, which counts epochs."""
-    from tqdm import tqdm
-
     results = []
-    total = len(names) * (epochs + 2 * (TIMED_ROUNDS + 1))
-    with tqdm(total=total, unit="epoch", dynamic_ncols=True) as bar:
+    with progress(len(names) * (epochs + 2 * (TIMED_ROUNDS + 1)), "epoch", "demo") as tick:
         for name in names:
-            bar.set_description(f"{name}: training")
-            result = train(name, digits, epochs, seed, bar.update)
-            bar.set_description(f"{name}: timing")
+            result = train(name, digits, epochs, seed, lambda name=name: tick(f"{name}: training"))
             result.fastact_seconds, result.numpy_seconds = time_epochs(
-                name, digits, seed, bar.update
+                name, digits, seed, lambda name=name: tick(f"{name}: timing")
             )
             results.append(result)
-        bar.set_description("done")
     return results
 
 
@@ -242,7 +251,7 @@ def is_linear(activation: str) -> bool:
     return np.array_equal(fastact.activations[activation](x, **params), x)
 
 
-def report_goal(results: list[Result], epochs: int) -> int:
+def report_goal(results: list[Result], epochs: int, silent: bool = False) -> int:
     """Name the activations below the goal. A failure only for the default number of epochs."""
     below = [r for r in results if r.accuracies[-1] < GOAL and not is_linear(r.activation)]
     if not below:
@@ -250,7 +259,8 @@ def report_goal(results: list[Result], epochs: int) -> int:
     missed = ", ".join(f"{r.activation} {r.accuracies[-1]:.2%}" for r in below)
     message = f"below the goal of {GOAL:.0%} test accuracy: {missed}"
     if epochs != DEFAULT_EPOCHS:
-        print(f"{message} (the goal is set for {DEFAULT_EPOCHS} epochs; this run had {epochs})")
+        if not silent:
+            print(f"{message} (the goal is set for {DEFAULT_EPOCHS} epochs; this run had {epochs})")
         return 0
     _fail(message)
     return 1
@@ -280,6 +290,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where to write the picture: a file ending in .png, or a folder, which then gets "
         f"{PICTURE_NAME} (default: %(default)s in the current folder)",
     )  # fmt: skip
+    parser.add_argument(
+        "--json", action="store_true", help="print the results as JSON, nothing else"
+    )
 
 
 def _activation_names(text: str) -> list[str]:
@@ -325,7 +338,7 @@ def missing_packages() -> list[str]:
 
 
 def _fail(message: str) -> None:
-    print(f"fastact demo: {message}", file=sys.stderr)
+    fail("demo", message)
 
 
 @contextlib.contextmanager
@@ -353,10 +366,43 @@ def run(arguments: argparse.Namespace) -> int:
     names = list(dict.fromkeys(arguments.activation or fastact.activations))
     digits = load_digits()
     with _one_thread():
-        if not report_agreement({name: cross_check(name, digits, seed) for name in names}):
+        agreements = check_all(names, digits, seed)
+        if not report_agreement(agreements, silent=arguments.json):
             return 1
         results = train_all(names, digits, arguments.epochs, seed)
-    print("\n" + _demo_report.format_table(results, TIMED_ROUNDS) + "\n")
     _demo_report.draw_curves(results, seed, GOAL, path)
-    print(f"training curves: {path}")
-    return report_goal(results, arguments.epochs)
+    if arguments.json:
+        print(json.dumps(as_json(results, arguments.epochs, seed, worst(agreements))))
+    else:
+        print("\n" + _demo_report.format_table(results, TIMED_ROUNDS) + "\n")
+        print(f"training curves: {path}")
+    return report_goal(results, arguments.epochs, silent=arguments.json)
+
+
+def as_json(results: list[Result], epochs: int, seed: int, agreement: Agreement) -> dict:
+    """What a program would want of a run; numbers with six digits."""
+    return {
+        "fastact": fastact.__version__,
+        "isa": fastact.config()["isa"],
+        "epochs": epochs,
+        "seed": seed,
+        "rounds": TIMED_ROUNDS,
+        "agreement": {name: _short(value) for name, value in vars(agreement).items()},
+        "results": [
+            {
+                "activation": r.activation,
+                "linear": is_linear(r.activation),
+                "textbook": _demo_numpy.expression(r.activation).textbook,
+                "dead": _short(r.dead),
+                "fastact_seconds": _short(r.fastact_seconds),
+                "numpy_seconds": _short(r.numpy_seconds),
+                "losses": [_short(value) for value in r.losses],
+                "accuracies": [_short(value) for value in r.accuracies],
+            }
+            for r in results
+        ],
+    }
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.6g}")

@@ -9,7 +9,6 @@ names an activation.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
 import json
 import os
@@ -21,6 +20,7 @@ import numpy as np
 
 import fastact
 from fastact import reference
+from fastact._terminal import colour, fail, progress
 
 DTYPES = {"f32": np.float32, "f64": np.float64, "f16": np.float16}
 # ULP: what is promised of float64, and the rounding of the reference itself, which is float64 too
@@ -269,24 +269,6 @@ def run_worker(isa: str) -> Iterator[Report]:
         raise RuntimeError(f"the process for {isa} ended with status {process.returncode}")
 
 
-@contextlib.contextmanager
-def progress(total: int):
-    """Yields tick(label): a bar where tqdm is installed, lines where not."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        print('no progress bar: pip install "fastact[verify]"', file=sys.stderr)
-        yield lambda label: None
-        return
-    with tqdm(total=total, unit="check", leave=False) as bar:
-
-        def tick(label: str) -> None:
-            bar.set_description(label)
-            bar.update()
-
-        yield tick
-
-
 def other_bits(reports: list[Report]) -> list[str]:
     """Instruction sets with fused multiply-add must agree; the baseline need not."""
     failures, seen = [], {}
@@ -299,15 +281,19 @@ def other_bits(reports: list[Report]) -> list[str]:
     return failures
 
 
+def mark(bad: bool, width: int = 0) -> str:
+    return colour(f"{'FAIL':{width}}", "red") if bad else colour(f"{'ok':{width}}", "green")
+
+
 def table(reports: list[Report], failures: list[str]) -> str:
     lines = [f"{'activation':18}{'forward ULP':>12}{'backward ULP':>14}  " + "  ".join(COLUMNS[2:])]
     for name in names():
         own = [r for r in reports if r["name"] == name]
         bad = {f.split(":")[0] for f in failures if f.split(": ")[1] == name}
-        marks = "  ".join(f"{'FAIL' if c in bad else 'ok':{len(c)}}" for c in COLUMNS[2:])
+        marks = "  ".join(mark(c in bad, len(c)) for c in COLUMNS[2:])
         forward, backward = (max((r[c] for r in own), default=np.nan) for c in COLUMNS[:2])
         if name in fastact.gated:
-            marks = f"{'':7}{'FAIL' if 'bits' in bad else 'ok'}"
+            marks = f"{'':7}{mark('bits' in bad)}"
         flags = ["!" if c in bad else " " for c in COLUMNS[:2]]
         lines.append(
             f"{name:18}{forward:11.4f}{flags[0]}{backward:13.4f}{flags[1]}  {marks}".rstrip()
@@ -321,19 +307,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="verify this instruction set only; may be repeated "
         f"(default: all that this machine has: {', '.join(fastact.config()['isas'])})",
     )  # fmt: skip
+    parser.add_argument(
+        "--json", action="store_true", help="print the reports as JSON, nothing else"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Verify this installation. 0: all is right; 1: something is not."""
     isas = arguments.isa or fastact.config()["isas"]
     reports: list[Report] = []
-    with progress(len(isas) * len(names())) as tick:
+    with progress(len(isas) * len(names()), "check", "verify") as tick:
         for isa in isas:
             for report in run_worker(isa):
                 reports.append(report)
                 tick(f"{isa} {report['name']}")
     failures = [f"{f} [{r['isa']}]" for r in reports for f in r["failures"]]
     failures += other_bits(reports)
+    if arguments.json:
+        print(
+            json.dumps({"ok": not failures, "isas": isas, "failures": failures, "reports": reports})
+        )
+    else:
+        show(isas, reports, failures)
+    return 1 if failures else 0
+
+
+def show(isas: list[str], reports: list[Report], failures: list[str]) -> None:
     print(table(reports, failures))
     print(
         f"\n{', '.join(isas)}; {fastact.get_num_threads()} threads. "
@@ -343,6 +342,5 @@ def run(arguments: argparse.Namespace) -> int:
         "fused: BatchNorm + activation equals the two calls bit for bit."
     )
     for failure in failures:
-        print(f"fastact verify: {failure}", file=sys.stderr)
-    print("\nFAILED" if failures else "\nall is right")
-    return 1 if failures else 0
+        fail("verify", failure)
+    print("\n" + (colour("FAILED", "red") if failures else colour("all is right", "green")))

@@ -30,6 +30,8 @@ except ImportError:  # an optional extra
     bfloat16 = None
 HALVES = [np.float16] + [bfloat16] * (bfloat16 is not None)
 
+# `python tests` runs the suite once for each instruction set; what none of them changes runs once.
+once = pytest.mark.skipif(fa.config()["isas"][0] != ISA, reason="with the best instruction set")
 quiet = np.errstate(all="ignore")  # for what the tests themselves compute
 each = pytest.mark.parametrize("name", NAMES)
 floats = pytest.mark.parametrize("dtype", FLOATS, ids=["f32", "f64"])

@@ -30,6 +30,7 @@ from conftest import (
     defaults,
     kinds,
     mixed,
+    once,
 )
 
 import fastact as fa
@@ -255,7 +256,7 @@ def test_threads_and_their_limit():
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """The two modules of examples/c_users, compiled as a user would."""
-    if shutil.which("gcc") is None:
+    if shutil.which("gcc") is None or sys.platform == "win32":
         pytest.skip("needs gcc")
     pytest.importorskip("Cython")
     pytest.importorskip("setuptools")
@@ -282,6 +283,7 @@ def module(built, name):
     return loaded
 
 
+@once
 def test_the_plain_c_example(built):
     plain = module(built, "plain")
     x = mixed(10_000, np.float32)
@@ -294,6 +296,7 @@ def test_the_plain_c_example(built):
         plain.mean_activation(x.astype(np.float64))
 
 
+@once
 def test_the_cython_example(built):
     layer = module(built, "layer")
     x, dy = mixed(40_000, np.float64, 1), mixed(40_000, np.float64, 2)
@@ -307,6 +310,7 @@ def test_the_cython_example(built):
         layer.forward_backward("nosuch", x, dy)
 
 
+@once
 def test_a_module_for_a_later_version_does_not_load(built, tmp_path):
     header = Path(fa.get_include(), "fastact_capi.h").read_text()
     later = header.replace(

@@ -8,9 +8,11 @@ import tomllib
 import zipfile
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, once
 
 import fastact
+
+pytestmark = once
 
 
 def tool(name):

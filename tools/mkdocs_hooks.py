@@ -1,0 +1,202 @@
+"""What the documentation takes from the package and its records when it is built (see mkdocs.yml).
+
+A line ``<!-- make: NAME ARGUMENT -->`` of a page is replaced by what the function of that name here
+writes. Nothing that can go out of date is typed into the pages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import json
+import logging
+import re
+from pathlib import Path
+
+import griffe
+from markdown.extensions.toc import slugify
+
+import fastact as fa
+from fastact.__main__ import COMMANDS, main
+
+logging.getLogger("griffe").setLevel(logging.ERROR)  # the activations' docstrings give no types
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+REPOSITORY_LINKS = {
+    "docs/": "",
+    "CONTRIBUTING.md": "project/contributing.md",
+    "CHANGELOG.md": "project/changelog.md",
+    "SECURITY.md": "project/security.md",
+}
+
+
+# ---- the gallery -----------------------------------------------------------------------------
+
+
+def float32_errors() -> dict[tuple[str, bool], float]:
+    """{(name, of the derivative): largest error in ULP over all float32} of docs/accuracy.json."""
+    rows = json.loads((DOCS / "accuracy.json").read_text())["rows"]
+    return {
+        (row["name"], row["slope"]): row["max_ulp"]
+        for row in rows
+        if (row["dtype"], row["of"]) == ("float32", "all") and "bins" in row
+    }
+
+
+def anchor(name: str) -> str:
+    """The anchor of a function's heading in definitions.md, which has its parameters in it."""
+    text = (DOCS / "definitions.md").read_text()
+    heading = re.search(rf"^### ({name}\b.*)$", text, re.MULTILINE)[1]
+    return slugify(heading, "-")
+
+
+def card(name: str, function: fa.Activation, errors: dict) -> str:
+    parameters = ", ".join(function.parameters)
+    worst = f"{errors[name, False]:.4f} ULP, derivative {errors[name, True]:.4f} ULP"
+    return "\n".join(
+        [
+            '<div markdown="1">',
+            f"### {name}{f'({parameters})' if parameters else ''} {{: #{name} }}",
+            "",
+            f"`{function.formula}`",
+            "",
+            f"![{name}: value and derivative](pictures/{name}.svg){{ loading=lazy }}",
+            "",
+            f"![{name}: error of float32 results](pictures/accuracy/{name}.svg){{ loading=lazy }}",
+            "",
+            f"Largest error {worst}. [Definition](definitions.md#{anchor(name)})",
+            "",
+            "</div>",
+        ]
+    )
+
+
+def gallery() -> str:
+    errors = float32_errors()
+    cards = [card(name, function, errors) for name, function in fa.activations.items()]
+    return "\n".join(['<div class="gallery" markdown="1">', *cards, "</div>"])
+
+
+def gated() -> str:
+    head = ["| function | formula | promised float32 error |", "| --- | --- | --- |"]
+    rows = [f"| `{n}(x, gate)` | `{f.formula}` | {f.max_ulp:g} ULP |" for n, f in fa.gated.items()]
+    return "\n".join(head + rows)
+
+
+# ---- the reference ---------------------------------------------------------------------------
+
+
+def of_docstring(text: str) -> str:
+    """A NumPy-style docstring as Markdown."""
+    parts = []
+    for section in griffe.Docstring(text).parse("numpy"):
+        kind = section.kind.value
+        if kind == "text":
+            parts.append(section.value)
+        elif kind == "examples":
+            lines = [value for _, value in section.value]
+            parts += ["Example:", "", "```pycon", *lines, "```"]
+        elif kind in ("parameters", "other parameters"):
+            same = itertools.groupby(section.value, lambda p: one_line(p.description))
+            parts += [f"- **{', '.join(p.name for p in ps)}**: {text}" for text, ps in same]
+        elif kind == "returns":
+            parts += [f"Returns: {one_line(describe(r))}" for r in section.value]
+        elif kind == "admonition":
+            parts += ["", section.value.description]
+        parts.append("")
+    return "\n".join(parts)
+
+
+def describe(returned: object) -> str:
+    return " ".join(filter(None, (str(returned.annotation or ""), returned.description)))
+
+
+def one_line(text: str) -> str:
+    return " ".join(str(text).split())
+
+
+def signature(name: str, function: fa.Activation, backward: bool) -> str:
+    data = ["dy", "x"] if backward else ["x"]
+    data += ["gate"] if function.gated else []
+    given = [p if d is None else f"{p}={d:.4g}" for p, d in function.parameters.items()]
+    return f"{name}{'.backward' if backward else ''}({', '.join([*data, *given])})"
+
+
+def activations() -> str:
+    parts = []
+    for name, function in {**fa.activations, **fa.gated}.items():
+        parts += [f"## {name}", "", f"`{signature(name, function, False)}`", ""]
+        parts += [of_docstring(function.__doc__), ""]
+        parts += [f"**`{signature(name, function, True)}`**", ""]
+        parts += [of_docstring(function.backward.__doc__), ""]
+    return "\n".join(parts)
+
+
+def commands() -> str:
+    parts = []
+    for name in COMMANDS:
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+            main([name, "--help"])
+        parts += [f"## {name}", "", "```text", out.getvalue().rstrip(), "```", ""]
+    return "\n".join(parts)
+
+
+def header() -> str:
+    text = Path(fa.get_include(), "fastact_capi.h").read_text()
+    return f"```c\n{text.rstrip()}\n```"
+
+
+# ---- the demo's comparison -------------------------------------------------------------------
+
+
+def demo() -> str:
+    run = json.loads((DOCS / "demo.json").read_text())
+    head = ["activation", "test accuracy", "last loss", "dead units", "ms/epoch", "NumPy, ms/epoch"]
+    lines = ["| " + " | ".join(head) + " |", "| --- " + "| ---: " * (len(head) - 1) + "|"]
+    for r in sorted(run["results"], key=lambda r: -r["accuracies"][-1]):
+        name = r["activation"] + (" (linear)" if r["linear"] else "")
+        stand_in = "" if r["textbook"] else " *"
+        lines.append(
+            f"| {name} | {r['accuracies'][-1]:.2%} | {r['losses'][-1]:.4f} | {r['dead']:.1%} | "
+            f"{1e3 * r['fastact_seconds']:.1f} | {1e3 * r['numpy_seconds']:.1f}{stand_in} |"
+        )
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{run['epochs']} epochs, seed {run['seed']}, fastact {run['fastact']}, {run['isa']}, "
+            "one thread; `python -m fastact demo --json` wrote it, to `docs/demo.json`. An epoch's "
+            "time includes the matrix products, which are NumPy's on both sides. *: no plain NumPy "
+            "expression at hand; the time is that of fastact.reference, in float64.",
+        ]
+    )
+
+
+# ---- files of the repository -----------------------------------------------------------------
+
+
+def include(name: str) -> str:
+    """A Markdown file of the repository's root, as a page of the folder project/."""
+    text = (ROOT / name).read_text()
+    for old, new in REPOSITORY_LINKS.items():
+        text = text.replace(f"]({old}", f"](../{new}")
+    return text
+
+
+MAKERS = {
+    maker.__name__: maker
+    for maker in (gallery, gated, activations, commands, header, demo, include)
+}
+
+
+def on_page_markdown(markdown: str, **_: object) -> str:
+    """mkdocs calls this for each page."""
+
+    def made(match: re.Match) -> str:
+        name, *arguments = match[1].split()
+        return MAKERS[name](*arguments)
+
+    return re.sub(r"^<!-- make: (.+?) -->$", made, markdown, flags=re.MULTILINE)
