@@ -7,6 +7,9 @@ writes. Nothing that can go out of date is typed into the pages.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
+import inspect
 import io
 import itertools
 import json
@@ -20,7 +23,7 @@ from markdown.extensions.toc import slugify
 import fastact as fa
 from fastact.__main__ import COMMANDS, main
 
-logging.getLogger("griffe").setLevel(logging.ERROR)  # the activations' docstrings give no types
+logging.getLogger("griffe").setLevel(logging.ERROR)  # some docstrings give no types
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -90,31 +93,79 @@ def gated() -> str:
 
 def of_docstring(text: str) -> str:
     """A NumPy-style docstring as Markdown."""
-    parts = []
-    for section in griffe.Docstring(text).parse("numpy"):
-        kind = section.kind.value
-        if kind == "text":
-            parts.append(section.value)
-        elif kind == "examples":
-            lines = [value for _, value in section.value]
-            parts += ["Example:", "", "```pycon", *lines, "```"]
-        elif kind in ("parameters", "other parameters"):
-            same = itertools.groupby(section.value, lambda p: one_line(p.description))
-            parts += [f"- **{', '.join(p.name for p in ps)}**: {text}" for text, ps in same]
-        elif kind == "returns":
-            parts += [f"Returns: {one_line(describe(r))}" for r in section.value]
-        elif kind == "admonition":
-            parts += ["", section.value.description]
-        parts.append("")
-    return "\n".join(parts)
+    return "\n\n".join(of_section(s) for s in griffe.Docstring(text).parse("numpy"))
 
 
-def describe(returned: object) -> str:
-    return " ".join(filter(None, (str(returned.annotation or ""), returned.description)))
+def of_section(section: griffe.DocstringSection) -> str:
+    kind, value = section.kind.value, section.value
+    if kind == "text":
+        return value
+    if kind == "examples":
+        return "\n".join(["```pycon", *(lines for _, lines in value), "```"])
+    if kind == "admonition":
+        return value.description
+    said = ((item, one_line(describe(item))) for item in value)
+    if kind in ("returns", "raises", "yields"):
+        return "\n\n".join(f"*{kind.title()}*: {text}" for _, text in said)
+    # parameters, attributes: what is said of several at once is said once
+    groups = itertools.groupby(said, lambda pair: pair[1])
+    return "\n".join(
+        f"- **{', '.join(item.name for item, _ in items)}**: {text}" for text, items in groups
+    )
+
+
+def describe(item: griffe.DocstringElement) -> str:
+    kind = getattr(item, "annotation", None)
+    return ". ".join(filter(None, (str(kind) if kind else "", item.description)))
 
 
 def one_line(text: str) -> str:
     return " ".join(str(text).split())
+
+
+def api(*names: str) -> str:
+    """Functions and classes of fastact, with their public methods, from the docstrings."""
+    parts = []
+    for name in names:
+        thing = functools.reduce(getattr, name.split("."), fa)
+        parts += [f"## {name} {{: #{name} }}", ""]
+        if not inspect.ismodule(thing):
+            parts += ["```py", f"fastact.{name}{arguments(thing)}", "```", ""]
+        parts += [of_docstring(inspect.getdoc(thing)), ""]
+        if inspect.isclass(thing):
+            parts += methods(thing)
+        if inspect.ismodule(thing):
+            members = [n for n in thing.__all__ if inspect.getdoc(getattr(thing, n))]
+            parts.append(api(*(f"{name}.{member}" for member in members)).replace("## ", "### "))
+    return "\n".join(parts)
+
+
+def methods(cls: type) -> list[str]:
+    parts = []
+    for name, member in vars(cls).items():
+        if name[0] != "_" and callable(member) and inspect.getdoc(member):
+            parts += [
+                f"### {cls.__name__}.{name}",
+                "",
+                "```py",
+                f"{name}{arguments(member)}",
+                "```",
+            ]
+            parts += ["", of_docstring(inspect.getdoc(member)), ""]
+    return parts
+
+
+def arguments(thing: object) -> str:
+    """The signature as a reader wants it: private fields of a dataclass and types are left out."""
+    parameters = [
+        p.replace(annotation=p.empty)
+        for name, p in inspect.signature(thing).parameters.items()
+        if name[0] != "_" and name != "self"
+    ]
+    if isinstance(thing, type) and dataclasses.is_dataclass(thing):
+        return ""  # made by the package, not by its users
+    text = str(inspect.Signature(parameters))
+    return re.sub(r"<class '([\w.]+)'>", r"\1", text)
 
 
 def signature(name: str, function: fa.Activation, backward: bool) -> str:
@@ -188,7 +239,7 @@ def include(name: str) -> str:
 
 MAKERS = {
     maker.__name__: maker
-    for maker in (gallery, gated, activations, commands, header, demo, include)
+    for maker in (gallery, gated, activations, api, commands, header, demo, include)
 }
 
 
