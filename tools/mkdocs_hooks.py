@@ -15,6 +15,7 @@ import itertools
 import json
 import logging
 import re
+import textwrap
 from pathlib import Path
 
 import griffe
@@ -109,9 +110,8 @@ def of_section(section: griffe.DocstringSection) -> str:
         return "\n\n".join(f"*{kind.title()}*: {text}" for _, text in said)
     # parameters, attributes: what is said of several at once is said once
     groups = itertools.groupby(said, lambda pair: pair[1])
-    return "\n".join(
-        f"- **{', '.join(item.name for item, _ in items)}**: {text}" for text, items in groups
-    )
+    lines = [f"- **{', '.join(i.name for i, _ in items)}**: {text}" for text, items in groups]
+    return "\n".join((["Attributes:", ""] if kind == "attributes" else []) + lines)
 
 
 def describe(item: griffe.DocstringElement) -> str:
@@ -164,8 +164,8 @@ def arguments(thing: object) -> str:
     ]
     if isinstance(thing, type) and dataclasses.is_dataclass(thing):
         return ""  # made by the package, not by its users
-    text = str(inspect.Signature(parameters))
-    return re.sub(r"<class '([\w.]+)'>", r"\1", text)
+    text = re.sub(r"<class '([\w.]+)'>", r"\1", str(inspect.Signature(parameters)))
+    return "\n    ".join(textwrap.wrap(text, 72))
 
 
 def signature(name: str, function: fa.Activation, backward: bool) -> str:
