@@ -135,6 +135,8 @@ class BuildExt(build_ext):
                     return flags
                 except (OSError, subprocess.CalledProcessError):
                     continue
+        if self.msvc or sys.platform == "darwin":
+            return []  # the system's own thread pool: see csrc/parallel.c
         bar = "*" * 78
         print(f"{bar}\nfastact: NO OPENMP found: this build runs on ONE thread.\n"
               f"fastact.show_config() will say so.  gcc needs libgomp, clang needs libomp.\n{bar}",

@@ -9,14 +9,26 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* What runs the threads.  OpenMP where the build has it; else the pool that comes with the system: a second copy
+ * of LLVM's OpenMP in a process, beside that of another package, aborts it, so wheels for macOS and Windows
+ * bring none. */
 #if defined(_OPENMP)
 #include <omp.h>
+#define FA_THREADING "OpenMP"
+#elif defined(__APPLE__) || defined(FA_USE_DISPATCH)
+#include <dispatch/dispatch.h>
+#define FA_THREADING "Grand Central Dispatch"
+#elif defined(_WIN32)
+#define FA_THREADING "Windows thread pool"
+#else
+#define FA_THREADING NULL
+#define FA_SERIAL
 #endif
-#if defined(__linux__)
-#include <sched.h>
-#endif
-#if !defined(_WIN32)
+#if defined(_WIN32)
+#include <windows.h>
+#else
 #include <pthread.h>
+#include <unistd.h>
 #endif
 #if defined(__SSE2__)
 #include <emmintrin.h>
@@ -78,11 +90,18 @@ enum { ELEMENTS_PER_THREAD = 16384 };
 
 static atomic_int process_limit = 1;
 static _Thread_local int thread_limit = 0;
+#if !defined(FA_SERIAL)
 static atomic_int forked = 0;
 
 /* Threads that parallel calls of the whole process occupy now.  A pool belongs to the thread that opened
  * it: 32 callers at once would otherwise keep 32 pools of threads for the same cores. */
 static atomic_int busy = 0;
+#endif
+
+const char *fa_threading(void)
+{
+    return FA_THREADING;
+}
 
 int fa_has_openmp(void)
 {
@@ -158,12 +177,27 @@ static int cgroup_quota(void)
 }
 #endif
 
+/* Those that the affinity allows, where it can be asked. */
+static int allowed_cpus(void)
+{
+#if defined(_OPENMP)
+    return omp_get_num_procs();
+#elif defined(_WIN32)
+    DWORD_PTR ours = 0, all = 0;
+    int cpus = 0;
+    if (!GetProcessAffinityMask(GetCurrentProcess(), &ours, &all))
+        return 1;
+    for (; ours; ours &= ours - 1)
+        cpus++;
+    return cpus; /* 0 where it spans processor groups: one thread then */
+#else
+    return (int)sysconf(_SC_NPROCESSORS_ONLN);
+#endif
+}
+
 int fa_usable_cpus(void)
 {
-    int cpus = 1;
-#if defined(_OPENMP)
-    cpus = omp_get_num_procs(); /* respects affinity */
-#endif
+    int cpus = allowed_cpus();
 #if defined(__linux__)
     int quota = cgroup_quota();
     if (quota && quota < cpus)
@@ -179,9 +213,9 @@ static int positive(const char *text)
     return text && end != text && value > 0 && value < 1 << 20 ? (int)value : 0;
 }
 
-#if !defined(_WIN32)
+#if !defined(_WIN32) && !defined(FA_SERIAL)
 /* The pool of the forking thread does not exist in the child, and opening a region there hangs (GCC bug
- * 60035): a child runs serially. */
+ * 60035; Apple's dispatch aborts): a child runs serially. */
 static void after_fork(void)
 {
     atomic_store(&forked, 1);
@@ -199,15 +233,15 @@ void fa_parallel_init(void)
         if (limit)
             n = limit;
     }
-    fa_set_num_threads(fa_has_openmp() ? n : 1);
-#if !defined(_WIN32)
+    fa_set_num_threads(fa_threading() ? n : 1);
+#if !defined(_WIN32) && !defined(FA_SERIAL)
     pthread_atfork(NULL, NULL, after_fork);
 #endif
 }
 
 /* ---- running --------------------------------------------------------------------------------------- */
 
-#if defined(_OPENMP)
+#if !defined(FA_SERIAL)
 /* Takes up to `wanted` threads of those not occupied; 1 takes none. */
 static int reserve(int wanted)
 {
@@ -220,15 +254,64 @@ static int reserve(int wanted)
     return granted;
 }
 
-static void run_parallel(ptrdiff_t ntasks, int threads, fa_task_fn task, void *context)
+typedef struct {
+    ptrdiff_t ntasks;
+    int team;
+    fa_task_fn task;
+    void *context;
+    atomic_int next; /* the first share that nobody has begun */
+} region;
+
+/* Share `me` of `team`. */
+static void run_worker(const region *r, ptrdiff_t me, ptrdiff_t team)
 {
-#pragma omp parallel num_threads(threads)
-    {
-        ptrdiff_t team = omp_get_num_threads(), me = omp_get_thread_num();
-        ptrdiff_t share = ntasks / team, rest = ntasks % team;
-        ptrdiff_t begin = me * share + (me < rest ? me : rest);
-        run_share(begin, begin + share + (me < rest), (int)me, task, context);
+    ptrdiff_t share = r->ntasks / team, rest = r->ntasks % team;
+    ptrdiff_t begin = me * share + (me < rest ? me : rest);
+    run_share(begin, begin + share + (me < rest), (int)me, r->task, r->context);
+}
+#endif
+
+#if defined(_OPENMP)
+static void run_parallel(region *r)
+{
+#pragma omp parallel num_threads(r->team)
+    run_worker(r, omp_get_thread_num(), omp_get_num_threads());
+}
+#elif defined(_WIN32)
+/* Takes shares until all are begun. */
+static void take_shares(region *r)
+{
+    for (int me; (me = atomic_fetch_add(&r->next, 1)) < r->team;)
+        run_worker(r, me, r->team);
+}
+
+static void CALLBACK help(PTP_CALLBACK_INSTANCE instance, void *r, PTP_WORK work)
+{
+    (void)instance, (void)work;
+    take_shares(r);
+}
+
+/* The caller works too, and takes over what no thread of the pool has begun: it never waits for a start. */
+static void run_parallel(region *r)
+{
+    PTP_WORK work = CreateThreadpoolWork(help, r, NULL);
+    for (int k = 1; work && k < r->team; k++)
+        SubmitThreadpoolWork(work);
+    take_shares(r);
+    if (work) {
+        WaitForThreadpoolWorkCallbacks(work, TRUE); /* those not begun are cancelled */
+        CloseThreadpoolWork(work);
     }
+}
+#elif !defined(FA_SERIAL)
+static void run_one(void *r, size_t me)
+{
+    run_worker(r, (ptrdiff_t)me, ((region *)r)->team);
+}
+
+static void run_parallel(region *r)
+{
+    dispatch_apply_f((size_t)r->team, dispatch_get_global_queue(DISPATCH_QUEUE_PRIORITY_DEFAULT, 0), r, run_one);
 }
 #endif
 
@@ -236,14 +319,14 @@ void fa_parallel_for(ptrdiff_t ntasks, int threads, fa_task_fn task, void *conte
 {
     if (ntasks < 1)
         return;
-#if defined(_OPENMP)
+#if !defined(FA_SERIAL)
     if (ntasks < threads)
         threads = (int)ntasks;
     if (threads > 1 && !atomic_load(&forked)) {
-        int granted = reserve(threads);
-        if (granted > 1) {
-            run_parallel(ntasks, granted, task, context);
-            atomic_fetch_sub(&busy, granted);
+        region r = {.ntasks = ntasks, .team = reserve(threads), .task = task, .context = context};
+        if (r.team > 1) {
+            run_parallel(&r);
+            atomic_fetch_sub(&busy, r.team);
             return;
         }
     }

@@ -1,4 +1,4 @@
-/* Threads.  parallel.c is the only file that knows of OpenMP. */
+/* Threads.  parallel.c is the only file that knows of OpenMP, or of the system's thread pool. */
 #ifndef FASTACT_PARALLEL_H
 #define FASTACT_PARALLEL_H
 
@@ -21,6 +21,7 @@ void fa_set_num_threads(int n);             /* for the process */
 int fa_set_thread_num_threads(int n);       /* for the calling thread; 0: none.  Returns the old one */
 int fa_usable_cpus(void);                   /* affinity and cgroup quota */
 int fa_has_openmp(void);                    /* the value of _OPENMP, or 0 */
+const char *fa_threading(void);             /* what runs the threads; NULL: there is one thread */
 void fa_parallel_init(void);                /* once, at import */
 
 #endif

@@ -43,6 +43,7 @@ cdef extern from "parallel.h" nogil:
     int fa_set_thread_num_threads(int n)
     int fa_usable_cpus()
     int fa_has_openmp()
+    const char *fa_threading()
     void fa_parallel_init()
 
 
@@ -321,8 +322,10 @@ class num_threads:
 
 
 def config():
-    """What runs: instruction set, OpenMP, threads, caches, limit of the recycled memory and build
-    flags, as a dict.
+    """What runs: instruction set, what runs the threads and how many, caches, limit of the recycled
+    memory and build flags, as a dict.
+
+    "threading" is "OpenMP", the pool of the system (macOS, Windows), or None: one thread.
 
     Examples
     --------
@@ -331,11 +334,13 @@ def config():
     True
     """
     openmp = fa_has_openmp()
+    threading = fa_threading()
     return {
         "isa": (<bytes>fa_active().name).decode(),
         "isas": [isa for isa, supported in _isas().items() if supported],
         "isas_built": list(_isas()),
         "openmp": openmp or None,
+        "threading": None if threading == NULL else (<bytes>threading).decode(),
         "threads": fa_get_num_threads(),
         "cpus": fa_usable_cpus(),
         "l2_bytes": fa_l2_bytes(),
@@ -355,8 +360,8 @@ def show_config(file=None):
         Where to print; standard output by default.
     """
     settings = config()
-    if settings["openmp"] is None:
-        settings["openmp"] = "none: this build runs on one thread"
+    if settings["threading"] is None:
+        settings["threading"] = "none: this build runs on one thread"
     for key, value in settings.items():
         text = ", ".join(value) if isinstance(value, list) else value
         print(f"{key:12} {text}", file=file or sys.stdout)

@@ -53,7 +53,7 @@ def pytest_report_header(config):
     settings = fa.config()
     return (
         f"fastact: isa {settings['isa']} of {', '.join(settings['isas'])}; "
-        f"OpenMP {settings['openmp'] or 'none'}; {settings['threads']} threads; "
+        f"threads by {settings['threading'] or 'nothing'}, {settings['threads']}; "
         f"NumPy {np.__version__}"
     )
 

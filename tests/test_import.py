@@ -8,6 +8,7 @@ import sys
 import pytest
 from conftest import python
 
+pytestmark = once
 LIMIT = 0.050  # seconds beyond NumPy
 ROUNDS = 7
 
@@ -52,8 +53,6 @@ def test_the_import_needs_numpy_alone():
 import sys, numpy
 before = set(sys.modules)
 import fastact
-
-pytestmark = once
 new = {name.split(".")[0] for name in set(sys.modules) - before}
 print(sorted(name for name in new - {"fastact", "numpy"} if name not in sys.stdlib_module_names))
 """

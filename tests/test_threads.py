@@ -42,7 +42,7 @@ def test_bad_thread_counts(n):
     assert fa.get_num_threads() == before
 
 
-@pytest.mark.skipif(not fa.config()["openmp"], reason="this build has no OpenMP: one thread")
+@pytest.mark.skipif(not fa.config()["threading"], reason="this build runs on one thread")
 @pytest.mark.parametrize(
     ("fastact", "omp", "want"), [("3", None, 3), ("3", "2", 3), (None, "2", 2), (None, "5,2", 5)]
 )
