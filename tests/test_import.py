@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import python
+from conftest import once, python
 
 pytestmark = once
 LIMIT = 0.050  # seconds beyond NumPy

@@ -5,7 +5,7 @@
 All of csrc/ and tests/c_harness.c are compiled for x86_64-w64-windows-gnu, in Microsoft's data
 model (a long has 32 bits) and with the system's own thread pool in place of OpenMP. The program
 checks the threads, and prints digests of all activations, which must be those of a build for this
-machine, for each instruction set. What the MSVC headers and linker would say, only Windows can tell.
+machine, for each instruction set. What MSVC headers and linker would say, only Windows can tell.
 """
 
 from __future__ import annotations
