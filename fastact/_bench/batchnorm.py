@@ -17,8 +17,9 @@ import numpy as np
 
 import fastact
 from fastact import reference
-from fastact._bench import floor, names, peers
+from fastact._bench import floor, names
 from fastact._bench.elementwise import parameters
+from fastact._bench.peers import Peers, with_mode
 from fastact._bench.suite import OWN, Group, Suite, WrongResult, main, words
 from fastact._bench.timing import Contenders, Statement
 
@@ -31,6 +32,8 @@ LAYOUTS = ("NCHW", "NHWC")
 MODES = ("forward", "step", "evaluation")
 PASSES = {"forward": "c", "step": "ca", "evaluation": "c"}
 LAYOUT_PASSES = {"forward": "rc", "step": "rcba"}  # channels side by side, beyond the cache
+PER_CHANNEL = ("weight", "bias", "running_mean", "running_var")
+CHECKED = 1 << 19  # elements held to the reference, which takes seconds for millions
 CLOSE = 1e-6  # of the largest value: gradients are sums of thousands of rounded terms
 
 
@@ -41,6 +44,7 @@ class Job:
 
     def __init__(self, shape: tuple, layout: str, name: str) -> None:
         self.name, self.axis = name, 1 if layout == "NCHW" else -1
+        self.label = f"{shape} {layout} {name}"
         function = fastact.activations[name]
         self.learned = function.learned
         self.values, self.required = parameters(function.parameters)
@@ -58,29 +62,46 @@ class Job:
 
     @property
     def options(self) -> dict:
-        return {
-            "weight": self.weight, "bias": self.bias, "axis": self.axis,
-            "running_mean": self.running_mean.copy(), "running_var": self.running_var.copy(),
-            "activation": self.name, "activation_params": self.required or None,
-        }  # fmt: skip
+        return self.options_of(slice(None))
+
+    def options_of(self, channels) -> dict:
+        pairs = {k: getattr(self, k)[channels].copy() for k in PER_CHANNEL}
+        pairs |= {"axis": self.axis, "activation": self.name}
+        return pairs | {"activation_params": self.required or None}
+
+    def checked_channels(self) -> np.ndarray:
+        """All where the array is small, else some from the first to the last."""
+        count = self.x.shape[self.axis]
+        fit = max(2, CHECKED * count // self.x.size)
+        return np.unique(np.linspace(0, count - 1, min(fit, count)).round().astype(int))
+
+    def some(self, array: np.ndarray) -> np.ndarray:
+        """The checked channels of an array like x."""
+        return np.ascontiguousarray(array.take(self.channels, axis=self.axis))
 
     def check(self) -> None:
-        """All values and gradients, held to the reference; the exact gradient is kept for peers."""
+        """Values and gradients are held to the reference; the exact gradient is kept for peers."""
         y, ctx = fastact.batch_norm_forward(self.x, **self.options)
         grads = fastact.batch_norm_backward(self.dy, ctx)
-        exact, exact_ctx = reference.batch_norm_forward(self.x, round_to=np.float32, **self.options)
-        right = reference.batch_norm_backward(self.dy, exact_ctx)
-        self.hold("forward", y, exact)
-        for field in ("x", "weight", "bias"):
-            self.hold(f"gradient of {field}", getattr(grads, field), getattr(right, field))
+        self.channels = self.checked_channels()
+        x, options = self.some(self.x), self.options_of(self.channels) | {"round_to": np.float32}
+        exact, exact_ctx = reference.batch_norm_forward(x, **options)
+        right = reference.batch_norm_backward(self.some(self.dy), exact_ctx)
+        hold("forward", self.some(y), exact)
+        hold("gradient of x", self.some(grads.x), right.x)
+        for field in ("weight", "bias"):
+            hold(
+                f"gradient of {field}", getattr(grads, field)[self.channels], getattr(right, field)
+            )
         evaluated = fastact.batch_norm(self.x, **self.options)
-        exact = reference.batch_norm(self.x, round_to=np.float32, **self.options)
-        self.hold("evaluation", evaluated, exact)
+        exact = reference.batch_norm(x, **self.options_of(self.channels), round_to=np.float32)
+        hold("evaluation", self.some(evaluated), exact)
         self.exact_gradient = right.x.astype(np.float32)
 
-    def hold(self, what: str, got, exact) -> None:
-        if not np.abs(got - exact).max() <= CLOSE * np.abs(exact).max():
-            raise WrongResult(f"{what}: not what fastact.reference computes")
+
+def hold(what: str, got: np.ndarray, exact: np.ndarray) -> None:
+    if not np.abs(got - exact).max() <= CLOSE * np.abs(exact).max():
+        raise WrongResult(f"{what}: not what fastact.reference computes")
 
 
 def in_layout(shape: tuple, layout: str) -> tuple:
@@ -110,18 +131,12 @@ def floors(job: Job, mode: str) -> Contenders:
     return found
 
 
-def build(shape: tuple, layout: str, name: str, found: dict):
+def build(shape: tuple, layout: str, name: str, found: Peers):
     job = Job(shape, layout, name)
     job.check()
-    calls = {OWN: own(job)}
-    for peer, adapter in found.items():
-        try:
-            calls[peer] = adapter.batch_norm(job)
-        except peers.NotTheSame:
-            continue
+    calls = {OWN: own(job), **found.calls("batch_norm", job)}
     for mode in MODES:
-        cell = {who: modes[mode] for who, modes in calls.items() if mode in modes}
-        yield mode, cell | floors(job, mode), {}
+        yield mode, with_mode(calls, mode) | floors(job, mode), {}
 
 
 def groups(options: argparse.Namespace) -> list[Group]:

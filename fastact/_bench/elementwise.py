@@ -17,7 +17,8 @@ import numpy as np
 
 import fastact
 from fastact import reference
-from fastact._bench import floor, peers
+from fastact._bench import floor
+from fastact._bench.peers import Peers, with_mode
 from fastact._bench.suite import OWN, Group, Suite, WrongResult, main, words
 from fastact._bench.timing import Contenders, Statement
 
@@ -40,6 +41,7 @@ class Job:
 
     def __init__(self, name: str, n: int) -> None:
         self.name, self.gated = name, name in fastact.gated
+        self.label = f"{name}, n = {n}"
         self.function = (fastact.gated if self.gated else fastact.activations)[name]
         self.formula, self.learned = self.function.formula, self.function.learned
         self.values, self.required = parameters({} if self.gated else self.function.parameters)
@@ -114,19 +116,12 @@ def passes(job: Job, mode: str) -> str:
     return "ca" if job.gated else "a"
 
 
-def build(name: str, n: int, found: dict):
+def build(name: str, n: int, found: Peers):
     job = Job(name, n)
     job.check()
-    calls = {OWN: own(job)}
-    for peer, adapter in found.items():
-        try:
-            calls[peer] = adapter.elementwise(job)
-        except peers.NotTheSame:
-            continue
-    for mode in MODES:
-        if mode in calls[OWN]:
-            cell = {who: modes[mode] for who, modes in calls.items() if mode in modes}
-            yield mode, cell | floor.contenders(passes(job, mode), n), {}
+    calls = {OWN: own(job), **found.calls("elementwise", job)}
+    for mode in calls[OWN]:
+        yield mode, with_mode(calls, mode) | floor.contenders(passes(job, mode), n), {}
 
 
 def groups(options: argparse.Namespace) -> list[Group]:

@@ -34,7 +34,7 @@ class Group:
 
     key: dict
     modes: tuple[str, ...]
-    build: Callable[[dict], Iterator[tuple]]
+    build: Callable[[peers.Peers], Iterator[tuple]]
 
 
 @dataclass(frozen=True)
@@ -111,14 +111,14 @@ def run(suite: Suite, options: argparse.Namespace) -> int:
     isa = fastact.config()["isa"]
     file = options.out and options.out / f"{suite.name}{f'-{isa}' if options.isa else ''}.json"
     record = Record(suite.name, isa, file, options.resume)
-    found, record.data["skipped"] = peers.present(options.against)
-    record.data["peers"] = {name: peers.version(name) for name in found}
+    found = peers.Peers(options.against)
+    record.data["peers"], record.data["skipped"] = found.versions(), found.left_out
     record.data["rounds"], record.data["floor"] = options.rounds, floor.described()
     show = (lambda *_: None) if options.json else Lines()
-    for name, reason in record.data["skipped"].items():
-        print(f"{name}: left out, {reason}", file=sys.stderr)
     finished = run_groups(suite.groups(options), found, record, options, show)
     record.save()
+    for name, reason in found.left_out.items():
+        print(f"{name}: left out, {reason}", file=sys.stderr)
     if options.json:
         print(text(record.data))
     for failure in record.data["failures"]:
@@ -140,7 +140,7 @@ def run_groups(groups, found, record, options, show) -> bool:
     return True
 
 
-def run_group(group: Group, found: dict, record: Record, options, show) -> None:
+def run_group(group: Group, found: peers.Peers, record: Record, options, show) -> None:
     try:
         for mode, contenders, numbers in group.build(found):
             key = group.key | {"mode": mode}
