@@ -30,8 +30,12 @@ SHAPES = (
 QUICK_SHAPES = ((32, 256, 14, 14), (16, 32, 8, 8), (256, 512))
 LAYOUTS = ("NCHW", "NHWC")
 MODES = ("forward", "step", "evaluation")
-PASSES = {"forward": "c", "step": "ca", "evaluation": "c"}
-LAYOUT_PASSES = {"forward": "rc", "step": "rcba"}  # channels side by side, beyond the cache
+PASSES = {"forward": "c", "backward": "a", "step": "ca", "evaluation": "c"}
+LAYOUT_PASSES = {
+    "forward": "rc",
+    "backward": "ba",
+    "step": "rcba",
+}  # channels side by side, beyond the cache
 PER_CHANNEL = ("weight", "bias", "running_mean", "running_var")
 CHECKED = 1 << 19  # elements held to the reference, which takes seconds for millions
 CLOSE = 1e-6  # of the largest value: gradients are sums of thousands of rounded terms
@@ -94,8 +98,9 @@ class Job:
                 f"gradient of {field}", getattr(grads, field)[self.channels], getattr(right, field)
             )
         evaluated = fastact.batch_norm(self.x, **self.options)
-        exact = reference.batch_norm(x, **self.options_of(self.channels), round_to=np.float32)
-        hold("evaluation", self.some(evaluated), exact)
+        options = self.options_of(self.channels) | {"round_to": np.float32}
+        hold("evaluation", self.some(evaluated), reference.batch_norm(x, **options))
+        self.exact_forward = exact.astype(np.float32)
         self.exact_gradient = right.x.astype(np.float32)
 
 

@@ -106,7 +106,9 @@ class WithNumpy:
 def contenders(program: str, n: int, name: str = PREFIX) -> dict[str, Compiled | WithNumpy]:
     """The ways to make these passes over n elements; the best of them is the floor."""
     size = (n + 15) // 16 * 16
-    arrays = [aligned(size) for _ in range(4)]
+    # x, dy, y, dx; what the passes do not touch is not there
+    used = (True, bool({"a", "b"} & set(program)), "c" in program, "a" in program)
+    arrays = [aligned(size) if needed else aligned(0) for needed in used]
     threads = fastact.get_num_threads()
     if library() is None:
         return {f"{name} all": WithNumpy(program, arrays, threads if n > SMALL else 1)}

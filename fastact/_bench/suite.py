@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
 import subprocess
 import sys
@@ -112,9 +113,9 @@ def run(suite: Suite, options: argparse.Namespace) -> int:
     file = options.out and options.out / f"{suite.name}{f'-{isa}' if options.isa else ''}.json"
     record = Record(suite.name, isa, file, options.resume)
     found = peers.Peers(options.against)
-    record.data["peers"], record.data["skipped"] = found.versions(), found.left_out
+    record.data["peers"], record.data["skipped"] = found.found, found.left_out
     record.data["rounds"], record.data["floor"] = options.rounds, floor.described()
-    show = (lambda *_: None) if options.json else Lines()
+    show = (lambda row: None) if options.json else functools.partial(print_row, suite.peers)
     finished = run_groups(suite.groups(options), found, record, options, show)
     record.save()
     for name, reason in found.left_out.items():
@@ -146,14 +147,16 @@ def run_group(group: Group, found: peers.Peers, record: Record, options, show) -
             key = group.key | {"mode": mode}
             if mode not in group.modes or record.has(key):
                 continue
-            times = floor.best(timing.measure(contenders, options.rounds))
-            show(record.add(key, **numbers, times=times))
+            if contenders:
+                times = floor.best(timing.measure(contenders, options.rounds))
+                numbers = numbers | {"times": times}
+            show(record.add(key, **numbers))
     except WrongResult as error:
         record.fail(group.key, str(error))
 
 
 def label(key: dict) -> str:
-    return " ".join(str(v) for k, v in key.items() if k not in ("times", "exact"))
+    return " ".join(map(str, key.values()))
 
 
 @contextlib.contextmanager
@@ -178,20 +181,20 @@ def progress(total: int, silent: bool):
 # ---- what is printed -------------------------------------------------------------------------
 
 
-class Lines:
-    """A line a cell: fastact's time, its spread, and what others take in units of it."""
-
-    def __call__(self, row: dict) -> None:
-        times = dict(row["times"])
-        own = times.pop(OWN)
-        head = label({k: v for k, v in row.items() if not isinstance(v, dict)})
-        spread = (own["high"] - own["low"]) / own["median"]
-        line = f"{head:48} {pretty(own['median']):>9} ±{50 * spread:3.0f}%"
-        for name, value in times.items():
-            ratio = value["median"] / own["median"]
-            lost = "!" if "floor" not in name and ratio < 1 else " "
-            line += f"  {name} {ratio:.2f}{lost}"
-        write(line)
+def print_row(peer_names: tuple[str, ...], row: dict) -> None:
+    """A line a cell: the time, its spread, what others take in units of it; ! where less."""
+    head = label({k: v for k, v in row.items() if not isinstance(v, dict)})
+    if "arrays" in row:
+        sizes = "  ".join(f"{who} {value:.2f} x" for who, value in row["arrays"].items())
+        return write(f"{head:48} {sizes}")
+    times = dict(row["times"])
+    own = times.pop(OWN)
+    spread = 50 * (own["high"] - own["low"]) / own["median"]
+    line = f"{head:48} {pretty(own['median']):>9} ±{spread:3.0f}%"
+    for name, value in times.items():
+        ratio = value["median"] / own["median"]
+        line += f"  {name} {ratio:.2f}{'!' if ratio < 1 and name in peer_names else ' '}"
+    write(line)
 
 
 def write(line: str) -> None:

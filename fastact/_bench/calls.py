@@ -1,0 +1,97 @@
+"""What does a call cost where the array is too small to matter?
+
+One element: fastact's call beside NumPy's shortest transcendental ufunc and torch's function. A
+training step of BatchNorm + activation on (32, 64), functions and layers. On 64 elements, where
+vectors begin to matter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+
+import fastact
+from fastact._bench import batchnorm, elementwise, names
+from fastact._bench.peers import Peers, with_mode
+from fastact._bench.suite import OWN, Group, Suite, main
+from fastact._bench.timing import Statement
+
+SHAPE = (32, 64)
+MODES = ("forward", "forward out", "backward")
+
+
+def build_call(n: int, found: Peers):
+    job = elementwise.Job(names.CALL, n)
+    job.check()
+    calls = {OWN: elementwise.own(job), **found.calls("elementwise", job)}
+    yardstick = {
+        "forward": Statement("f(x)", f=names.YARDSTICK, x=job.x),
+        "forward out": Statement("f(x, out=out)", f=names.YARDSTICK, x=job.x, out=job.out),
+    }
+    calls[f"numpy.{names.YARDSTICK.__name__}"] = yardstick
+    for mode in MODES:
+        yield mode, with_mode(calls, mode), {}
+
+
+def build_step(found: Peers):
+    job = batchnorm.Job(SHAPE, "NC", names.CALL)
+    job.check()
+    calls = {OWN: batchnorm.own(job), **found.calls("batch_norm", job)}
+    calls[OWN]["layer step"] = layer_step(job)
+    if "torch" in calls:
+        calls["torch"]["layer step"] = torch_layer_step(job)
+    for mode in (*batchnorm.MODES, "layer step"):
+        yield mode, with_mode(calls, mode), {}
+
+
+def layer_step(job: batchnorm.Job) -> Statement:
+    layer = fastact.BatchNorm(SHAPE[1], activation=job.name)
+
+    def step():
+        layer(job.x)
+        return layer.backward(job.dy)
+
+    return Statement(step)
+
+
+def torch_layer_step(job: batchnorm.Job) -> Statement:
+    import torch
+
+    from fastact._bench.peers import torch_function
+
+    act = torch_function(job)
+    layer = torch.nn.BatchNorm1d(SHAPE[1])
+    x, dy = torch.from_numpy(job.x).requires_grad_(), torch.from_numpy(job.dy)
+
+    def step():
+        x.grad = layer.weight.grad = layer.bias.grad = None
+        act(layer(x)).backward(dy)
+
+    return Statement(step)
+
+
+def groups(options: argparse.Namespace) -> list[Group]:
+    shape = "x".join(map(str, SHAPE))
+    return [
+        Group({"activation": names.CALL, "n": n}, MODES, functools.partial(build_call, n))
+        for n in (1, 64)
+    ] + [
+        Group(
+            {"activation": names.CALL, "shape": shape, "layout": "NC"},
+            (*batchnorm.MODES, "layer step"),
+            build_step,
+        )
+    ]
+
+
+SUITE = Suite(
+    "calls",
+    __doc__.splitlines()[0],
+    ("torch", "compile", "jax"),
+    groups,
+    example="python bench/calls.py --against torch",
+)
+
+if __name__ == "__main__":
+    sys.exit(main(SUITE))

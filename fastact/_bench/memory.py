@@ -1,0 +1,173 @@
+"""How much memory does a call take, and what does a training step keep alive?
+
+In units of x, the input. Each side runs in a process of its own: the growth of its resident memory
+from before a call to its peak (`peak`: a call's result is 1), what is left when the results are
+deleted (`left`: what waits to be used again counts), and what a forward keeps alive for the
+backward once x and y are the caller's no more (`kept`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import functools
+import gc
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+import fastact
+from fastact._bench import elementwise, names
+from fastact._bench.peers import Peers, torch_function
+from fastact._bench.suite import OWN, Group, Suite, main
+
+CALL_SHAPES = (16_000_000,), (4_000_000,)  # and with --quick
+STEP_SHAPES = (32, 64, 56, 56), (32, 64, 28, 28)
+REHEARSAL = {1: (64,), 4: (4, 64, 4, 4)}  # by rank: libraries are loaded, threads started
+STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+QUESTIONS = {"call": ("peak", "left"), "call out": ("peak",), "backward": ("peak", "left"),
+             "step": ("peak", "left"), "forward of a step": ("peak", "kept")}  # fmt: skip
+
+
+# ---- in the process that is measured ---------------------------------------------------------
+
+
+def resident(field: str = "VmRSS") -> int:
+    lines = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
+    return 1024 * int(lines[field].split()[0])
+
+
+def give_back() -> None:
+    """What the C library keeps of freed memory goes back to the system."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def examine(side: str, question: str, shape: tuple[int, ...]) -> dict[str, float]:
+    """The growths, in units of x, of one call that a rehearsal on few elements went before."""
+    calls_of = SIDES[side]
+    calls_of(*data(REHEARSAL[len(shape)]))[question]()
+    x, dy = data(shape)
+    size, calls = x.nbytes, calls_of(x, dy)
+    give_back()
+    before = resident()
+    RESET.write_text("5")  # the peak counts from now
+    result = calls[question]()
+    found = {"peak": resident("VmHWM") - before}
+    if isinstance(result, Kept):
+        del x, calls
+        result.y = None
+        fastact.memory.trim()  # y's memory is nobody's
+        give_back()
+        found["kept"] = resident() - before + size
+    del result
+    give_back()
+    found["left"] = resident() - before
+    return {key: value / size for key, value in found.items()}
+
+
+def data(shape: tuple[int, ...]) -> list[np.ndarray]:
+    return [np.random.default_rng(k).standard_normal(shape, dtype=np.float32) for k in (0, 1)]
+
+
+class Kept:
+    """What a forward returned: y, and what the backward will need."""
+
+    def __init__(self, y: object, context: object) -> None:
+        self.y, self.context = y, context
+
+
+def fastact_calls(x: np.ndarray, dy: np.ndarray) -> dict[str, Callable]:
+    f = fastact.activations[names.ARITHMETIC]
+
+    def forward():
+        return fastact.batch_norm_forward(x, activation=f)
+
+    def step():
+        y, ctx = forward()
+        return y, fastact.batch_norm_backward(dy, ctx)
+
+    return {
+        "call": lambda: f(x),
+        "call out": lambda: f(x, out=dy),
+        "backward": lambda: f.backward(dy, x),
+        "step": step,
+        "forward of a step": lambda: Kept(*forward()),
+    }
+
+
+def torch_calls(x: np.ndarray, dy: np.ndarray) -> dict[str, Callable]:
+    import torch
+    from torch.nn.functional import batch_norm
+
+    f = torch_function(elementwise.Job(names.ARITHMETIC, 1))
+    plain, dy = torch.from_numpy(x), torch.from_numpy(dy)
+    leaf = plain.detach().requires_grad_()
+
+    def layer():
+        return f(batch_norm(leaf, None, None, training=True))
+
+    def forward():
+        y = layer()
+        return Kept(y, y.grad_fn)
+
+    def step():
+        y = layer()
+        y.backward(dy)
+        return y, leaf
+
+    return {"call": lambda: f(plain), "step": step, "forward of a step": forward}
+
+
+SIDES = {OWN: fastact_calls, "torch": torch_calls}
+
+
+# torch has no backward without a forward, and its out= is no part of its documented interface
+ANSWERED = {OWN: tuple(QUESTIONS), "torch": ("call", "step", "forward of a step")}
+
+
+def worker(*what: object) -> None:
+    print(json.dumps(examine(*what)))
+
+
+# ---- the suite -------------------------------------------------------------------------------
+
+
+def measured(*what: object) -> dict[str, float]:
+    code = f"from fastact._bench.memory import worker; worker(*{what!r})"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def build(question: str, shape: tuple[int, ...], found: Peers):
+    sides = [side for side in (OWN, *found.found) if question in ANSWERED[side]]
+    by_side = {side: measured(side, question, shape) for side in sides}
+    for mode in QUESTIONS[question]:
+        yield mode, {}, {"arrays": {side: numbers[mode] for side, numbers in by_side.items()}}
+
+
+def groups(options: argparse.Namespace) -> list[Group]:
+    if not RESET.exists():
+        print("memory: left out, there is no /proc to read it from", file=sys.stderr)
+        return []
+    found = []
+    for question, modes in QUESTIONS.items():
+        shapes = STEP_SHAPES if "step" in question else CALL_SHAPES
+        shape = shapes[options.quick]
+        key = {"question": question, "shape": "x".join(map(str, shape))}
+        found.append(Group(key, modes, functools.partial(build, question, shape)))
+    return found
+
+
+SUITE = Suite("memory", __doc__.splitlines()[0], ("torch",), groups,
+              example="python bench/memory.py --against torch")  # fmt: skip
+
+if __name__ == "__main__":
+    sys.exit(main(SUITE))
