@@ -18,6 +18,10 @@ import fastact
 SUITES = {
     "elementwise": "activations, forward and backward, by size",
     "batchnorm": "BatchNorm + activation: forward, training step, evaluation",
+    "onednn": "BatchNorm + ReLU against oneDNN, all buffers reused",
+    "calls": "what a call costs, small arrays",
+    "scaling": "threads, growth with the size, few channels, small arrays",
+    "memory": "what a call takes, what a training step keeps",
 }
 UNFINISHED = 3
 

@@ -17,7 +17,7 @@ import numpy as np
 
 import fastact
 from fastact import reference
-from fastact._bench import floor
+from fastact._bench import floor, names
 from fastact._bench.peers import Peers, with_mode
 from fastact._bench.suite import OWN, Group, Suite, WrongResult, main, words
 from fastact._bench.timing import Contenders, Statement
@@ -127,7 +127,7 @@ def build(name: str, n: int, found: Peers):
 def groups(options: argparse.Namespace) -> list[Group]:
     sizes = options.sizes or (QUICK_SIZES if options.quick else SIZES)
     everything = [*fastact.activations, *fastact.gated]
-    chosen = options.activations or everything
+    chosen = options.activations or (names.QUICK if options.quick else everything)
     if unknown := [name for name in chosen if name not in everything]:
         sys.exit(f"--activations: no {', '.join(unknown)}; there are {', '.join(everything)}")
     return [

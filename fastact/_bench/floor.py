@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 import fastact
+from fastact._bench.timing import Times
 
 SOURCE = Path(__file__).with_name("floor.c")
 FLAGS = ("-O2", "-fopenmp", "-shared", "-fPIC", "-Wall")
@@ -121,12 +122,11 @@ def contenders(program: str, n: int, name: str = PREFIX) -> dict[str, Compiled |
     return {key: Compiled(program, arrays, size, *way) for key, way in ways.items()}
 
 
-def best(times: dict) -> dict:
+def best(times: Times) -> Times:
     """The times with the ways of each floor of `contenders` replaced by the fastest."""
     for name in (PREFIX, LAYOUT):
         ways = [key for key in times if key.startswith(name + " ")]
         if ways:
-            fastest = min(ways, key=lambda key: times[key]["median"])
-            found = times[fastest] | {"way": fastest[len(name) + 1 :]}
+            found = min(times[key] for key in ways)
             times = {key: value for key, value in times.items() if key not in ways} | {name: found}
     return times

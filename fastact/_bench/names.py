@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+QUICK = ("relu", "leaky_relu", "elu", "sigmoid", "tanh", "gelu", "silu", "mish")
 BATCH_NORM = ("relu", "leaky_relu", "silu", "gelu")
 ARITHMETIC, MEMORY_BOUND = "gelu", "relu"
 CALL, YARDSTICK = "relu", np.tanh

@@ -123,7 +123,7 @@ def build(shape: tuple, layout: str, found: Peers):
     try:
         for label, theirs in LAYOUTS[layout].items():
             if theirs != "blocked" or shape[1] % BLOCK == 0:
-                running[label] = Program(the_program(), job, shape, theirs)
+                running |= started(label, theirs, job, shape, found)
         for mode in MODES:
             cell: Contenders = {OWN: calls[mode]}
             direction = mode.split()[0]
@@ -132,6 +132,14 @@ def build(shape: tuple, layout: str, found: Peers):
     finally:
         for program in running.values():
             program.close()
+
+
+def started(label: str, theirs: str, job: batchnorm.Job, shape: tuple, found: Peers) -> dict:
+    try:
+        return {label: Program(the_program(), job, shape, theirs)}
+    except NotTheSame as reason:
+        found.left_out[f"{label}: {job.label}"] = str(reason)
+        return {}
 
 
 _folder = None

@@ -1,6 +1,7 @@
 """One run of one suite: the machine, what was compared, a row a cell, failures; as JSON.
 
-A record is written after every group of cells, so that a run that is interrupted can be resumed.
+A row's `times` are seconds: median, lower and upper quartile. A record is written after every group
+of cells, so that a run that is interrupted can be resumed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 import fastact
+from fastact._bench.timing import Timing
 
 SCHEMA = 1
 
@@ -45,7 +47,7 @@ class Record:
         """The rows of an interrupted run, if it was one of the same build on the same machine."""
         same = [old.get(k) == self.data[k] for k in ("schema", "suite", "isa", "config")]
         if all(same) and old["machine"]["cpu"] == self.data["machine"]["cpu"]:
-            self.data["rows"] = old["rows"]
+            self.data["rows"] = [typed(row) for row in old["rows"]]
             self.data["when"] = old["when"]
 
     def has(self, key: dict) -> bool:
@@ -70,6 +72,19 @@ class Record:
         os.replace(file.name, self.path)
 
 
+def load(path: Path) -> dict:
+    """The data of a record that was written."""
+    data = json.loads(path.read_text())
+    if data.get("schema") != SCHEMA:
+        raise ValueError(f"{path}: schema {data.get('schema')} is not {SCHEMA}")
+    return data | {"rows": [typed(row) for row in data["rows"]]}
+
+
+def typed(row: dict) -> dict:
+    times = {"times": {k: Timing(*v) for k, v in row["times"].items()}} if "times" in row else {}
+    return row | times
+
+
 def text(data: dict) -> str:
     """JSON with a line a row; times to four digits."""
     head = json.dumps({k: v for k, v in data.items() if k != "rows"}, indent=1)
@@ -80,6 +95,8 @@ def text(data: dict) -> str:
 def rounded(value: object) -> object:
     if isinstance(value, dict):
         return {k: rounded(v) for k, v in value.items()}
+    if isinstance(value, tuple):
+        return [rounded(v) for v in value]
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 

@@ -59,7 +59,10 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="few cells, few rounds")
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds (default: 9; quick: 3)")
     parser.add_argument(
-        "--against", type=words, metavar="LIST", help=f"of {','.join(peers.PEERS)} (default: all)"
+        "--against",
+        type=words,
+        metavar="LIST",
+        help=f"of {','.join(peers.PEERS)} (default: all; quick: all but compile)",
     )
     parser.add_argument(
         "--isa", metavar="NAME", choices=fastact.config()["isas"],
@@ -77,7 +80,9 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 def settle_options(options: argparse.Namespace, suite: Suite) -> None:
     options.rounds = options.rounds or (3 if options.quick else 9)
-    wanted = suite.peers if options.against is None else options.against
+    wanted = options.against
+    if wanted is None:  # compiling takes minutes
+        wanted = [name for name in suite.peers if not (options.quick and name == "compile")]
     if unknown := [name for name in wanted if name not in peers.PEERS]:
         sys.exit(f"--against: no {', '.join(unknown)}; there are {', '.join(peers.PEERS)}")
     options.against = [name for name in wanted if name in suite.peers]
@@ -189,11 +194,11 @@ def print_row(peer_names: tuple[str, ...], row: dict) -> None:
         return write(f"{head:48} {sizes}")
     times = dict(row["times"])
     own = times.pop(OWN)
-    spread = 50 * (own["high"] - own["low"]) / own["median"]
-    line = f"{head:48} {pretty(own['median']):>9} ±{spread:3.0f}%"
+    spread = 50 * (own.high - own.low) / own.median
+    line = f"{head:48} {pretty(own.median):>9} ±{spread:3.0f}%"
     for name, value in times.items():
-        ratio = value["median"] / own["median"]
-        line += f"  {name} {ratio:.2f}{'!' if ratio < 1 and name in peer_names else ' '}"
+        ratio = value.median / own.median
+        line += f"  {name} {ratio:.2f}{'!' if ratio < 1 and name.split()[0] in peer_names else ' '}"
     write(line)
 
 

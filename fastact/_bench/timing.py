@@ -12,7 +12,7 @@ import statistics
 import time
 import timeit
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 SLOT = 0.01  # seconds that a timing lasts, unless one call takes longer
 SETTLE = 0.004
@@ -41,12 +41,20 @@ class Statement:
         return self._timer.timeit(repeats) / repeats
 
 
+class Timing(NamedTuple):
+    """Seconds; the quartiles enclose the middle half of the rounds."""
+
+    median: float
+    low: float
+    high: float
+
+
 Contenders = dict[str, Contender]
-Times = dict[str, dict[str, float]]
+Times = dict[str, Timing]
 
 
 def measure(contenders: Contenders, rounds: int) -> Times:
-    """Median, quartiles and number of timings of each, in seconds."""
+    """The time of each."""
     repeats = {name: how_often(contender) for name, contender in contenders.items()}
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for k in range(rounds):
@@ -79,8 +87,6 @@ def one_timing(contender: Contender, repeats: int) -> float:
     return contender.time(repeats)
 
 
-def summary(times: list[float]) -> dict[str, float]:
-    if len(times) == 1:
-        times = times * 2
-    low, median, high = statistics.quantiles(times, n=4, method="inclusive")
-    return {"median": median, "low": low, "high": high, "rounds": len(times)}
+def summary(times: list[float]) -> Timing:
+    low, median, high = statistics.quantiles(times * 2, n=4, method="inclusive")
+    return Timing(median, low, high)
