@@ -7,7 +7,7 @@ memory disturb it and an instruction set can be chosen. `fastact._bench.suite` h
 from __future__ import annotations
 
 import argparse
-import os
+import json
 import subprocess
 import sys
 import tempfile
@@ -23,30 +23,26 @@ SUITES = {
     "scaling": "threads, growth with the size, few channels, small arrays",
     "memory": "what a call takes, what a training step keeps",
 }
-UNFINISHED = 3
+WRONG, UNFINISHED = 1, 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "suites", nargs="*", metavar="SUITE", help=f"of {', '.join(SUITES)} (default: all)"
-    )
-    parser.add_argument("--quick", action="store_true", help="few cells, few rounds: two minutes")
-    parser.add_argument("--rounds", type=int, metavar="N", help="rounds (default: 9; quick: 3)")
-    parser.add_argument(
-        "--against", metavar="LIST",
-        help="some of numpy,scipy,numexpr,torch,compile,jax,onednn (default: all)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--isa", action="append", metavar="NAME", choices=fastact.config()["isas"],
-        help="hold fastact and its peers to an instruction set; may be repeated",
-    )  # fmt: skip
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write records (JSON) there")
-    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")
-    parser.add_argument(
-        "--seconds", type=float, metavar="S",
-        help=f"stop each suite after S seconds with exit status {UNFINISHED}",
-    )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="print the records, nothing else")
+    add = parser.add_argument
+    add("suites", nargs="*", metavar="SUITE", help=f"of {', '.join(SUITES)} (default: all)")
+    add("--quick", action="store_true", help="few cells, few rounds: under two minutes")
+    add("--rounds", type=int, metavar="N", help="rounds (default: 7; quick: 3)")
+    add("--against", metavar="LIST", help="some of numpy,scipy,numexpr,torch,compile,jax,onednn "
+        "(default: all that are there; quick: not compile)")  # fmt: skip
+    add("--isa", action="append", metavar="NAME", choices=fastact.config()["isas"],
+        help="hold fastact and its peers to an instruction set; may be repeated")  # fmt: skip
+    add("--out", type=Path, metavar="DIR", help="write records (JSON) and pictures (PNG) there")
+    add("--html", type=Path, metavar="FILE", nargs="?", const=Path("fastact-bench.html"),
+        help="write one self-contained page (default: %(const)s)")  # fmt: skip
+    add("--no-pictures", action="store_true", help="records alone")
+    add("--json", action="store_true", help="print the records as JSON, nothing else")
+    add("--resume", action="store_true", help="go on with an interrupted run in --out")
+    add("--seconds", type=float, metavar="S",
+        help=f"stop each suite after S seconds, with status {UNFINISHED}")  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -55,16 +51,18 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"no suite {', '.join(unknown)}; there are {', '.join(SUITES)}", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory() as scratch:
-        arguments.out = arguments.out or Path(scratch)
-        return max(
-            run_suite(name, isa, arguments)
+        folder = arguments.out or Path(scratch)
+        statuses = {
+            run_suite(name, isa, folder, arguments)
             for isa in arguments.isa or [None]
             for name in arguments.suites or SUITES
-        )
+        }
+        show(folder, arguments)
+    return next((bad for bad in (WRONG, 2, UNFINISHED) if bad in statuses), max(statuses))
 
 
-def run_suite(name: str, isa: str | None, arguments: argparse.Namespace) -> int:
-    command = [sys.executable, "-m", f"fastact._bench.{name}", "--out", str(arguments.out)]
+def run_suite(name: str, isa: str | None, folder: Path, arguments: argparse.Namespace) -> int:
+    command = [sys.executable, "-m", f"fastact._bench.{name}", "--out", str(folder)]
     command += [f"--{flag}" for flag in ("quick", "resume", "json") if getattr(arguments, flag)]
     for option in ("rounds", "against", "seconds"):
         if (value := getattr(arguments, option)) is not None:
@@ -72,4 +70,32 @@ def run_suite(name: str, isa: str | None, arguments: argparse.Namespace) -> int:
     command += ["--isa", isa] if isa else []
     if not arguments.json:
         print(f"\n== {name}: {SUITES[name]}{f' [{isa}]' if isa else ''}", flush=True)
-    return subprocess.run(command, env=dict(os.environ), check=False).returncode
+    quiet = subprocess.DEVNULL if arguments.json else None  # the records are printed at the end
+    return subprocess.run(command, stdout=quiet, check=False).returncode
+
+
+def show(folder: Path, arguments: argparse.Namespace) -> None:
+    """Pictures, page and JSON of the records in a folder."""
+    from fastact._bench import page, report
+
+    records = report.load(folder)
+    if arguments.json:
+        print(json.dumps(records, default=list))
+    if arguments.out and not arguments.no_pictures:
+        draw(records, folder)
+    if arguments.html and records:
+        page.write(records, arguments.html)
+        print(f"wrote {arguments.html}", file=sys.stderr)
+
+
+def draw(records: dict, folder: Path) -> None:
+    from fastact._bench import charts
+
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        print("no pictures: matplotlib is not installed", file=sys.stderr)
+        return
+    for name, figure in charts.all_of(records):
+        figure.savefig(folder / f"{name}.png", dpi=110)
+    print(f"wrote records and pictures to {folder}", file=sys.stderr)

@@ -23,8 +23,8 @@ MODES = ("forward", "forward out", "backward")
 
 def build_call(n: int, found: Peers):
     job = elementwise.Job(names.CALL, n)
-    job.check()
     calls = {OWN: elementwise.own(job), **found.calls("elementwise", job)}
+    job.hold(calls[OWN])
     yardstick = {
         "forward": Statement("f(x)", f=names.YARDSTICK, x=job.x),
         "forward out": Statement("f(x, out=out)", f=names.YARDSTICK, x=job.x, out=job.out),

@@ -6,18 +6,19 @@ of cells, so that a run that is interrupted can be resumed.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
 import subprocess
 import sys
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
 import fastact
+from fastact import _activation, _kernels, _runtime, _ufuncs
 from fastact._bench.timing import Timing
 
 SCHEMA = 1
@@ -32,6 +33,7 @@ class Record:
             "schema": SCHEMA,
             "suite": suite,
             "isa": isa,
+            "build": build(),
             "config": fastact.config() | {"version": fastact.__version__},
             "machine": machine(),
             "when": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -45,7 +47,7 @@ class Record:
 
     def take_over(self, old: dict) -> None:
         """The rows of an interrupted run, if it was one of the same build on the same machine."""
-        same = [old.get(k) == self.data[k] for k in ("schema", "suite", "isa", "config")]
+        same = [old.get(k) == self.data[k] for k in ("schema", "suite", "isa", "config", "build")]
         if all(same) and old["machine"]["cpu"] == self.data["machine"]["cpu"]:
             self.data["rows"] = [typed(row) for row in old["rows"]]
             self.data["when"] = old["when"]
@@ -65,11 +67,17 @@ class Record:
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", dir=self.path.parent, prefix=".record-", delete=False
-        ) as file:
-            file.write(text(self.data))
-        os.replace(file.name, self.path)
+        unfinished = self.path.with_suffix(".part")
+        unfinished.write_text(text(self.data))
+        unfinished.replace(self.path)  # at once: whoever interrupts finds a whole file
+
+
+def build() -> str:
+    """A hash of the compiled modules: records of other kernels are not resumed."""
+    total = hashlib.sha256()
+    for module in (_runtime, _ufuncs, _activation, _kernels):
+        total.update(Path(module.__file__).read_bytes())
+    return total.hexdigest()[:16]
 
 
 def load(path: Path) -> dict:

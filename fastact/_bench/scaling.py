@@ -54,8 +54,8 @@ def by_threads(statement: Statement, counts: list[int]) -> Contenders:
 
 def build_threads(name: str, n: int, _: Peers):
     job = elementwise.Job(name, n)
-    job.check()
     calls = elementwise.own(job)
+    job.hold(calls)
     for mode in ("forward out", "backward out"):
         yield mode, by_threads(calls[mode], thread_counts()), {}
 
@@ -68,8 +68,8 @@ def build_threads_step(name: str, _: Peers):
 
 def build_small(n: int, _: Peers):
     job = elementwise.Job(names.ARITHMETIC, n)
-    job.check()
     calls = elementwise.own(job)
+    job.hold(calls)
     most = fastact.get_num_threads()
     for mode in ("forward out", "backward out"):
         yield mode, by_threads(calls[mode], [most, 1]), {}
@@ -84,8 +84,8 @@ def build_small_step(shape: tuple, _: Peers):
 
 def build_growth(name: str, n: int, _: Peers):
     job = elementwise.Job(name, n)
-    job.check()
     calls = elementwise.own(job)
+    job.hold(calls)
     for mode in ("forward", "forward out"):
         yield mode, {OWN: calls[mode], **floor.contenders("c", n)}, {}
 

@@ -57,7 +57,7 @@ def words(value: str) -> list[str]:
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="few cells, few rounds")
-    parser.add_argument("--rounds", type=int, metavar="N", help="rounds (default: 9; quick: 3)")
+    parser.add_argument("--rounds", type=int, metavar="N", help="rounds (default: 7; quick: 3)")
     parser.add_argument(
         "--against",
         type=words,
@@ -79,7 +79,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def settle_options(options: argparse.Namespace, suite: Suite) -> None:
-    options.rounds = options.rounds or (3 if options.quick else 9)
+    options.rounds = options.rounds or (3 if options.quick else 7)
     wanted = options.against
     if wanted is None:  # compiling takes minutes
         wanted = [name for name in suite.peers if not (options.quick and name == "compile")]

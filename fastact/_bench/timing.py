@@ -14,8 +14,8 @@ import timeit
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
-SLOT = 0.01  # seconds that a timing lasts, unless one call takes longer
-SETTLE = 0.004
+SLOT = 0.006  # seconds that a timing lasts, unless one call takes longer
+SETTLE = 0.003
 ENOUGH = 1.0  # a contender that has been timed for so long ...
 FEWEST = 3  # ... and so often needs no further rounds
 
@@ -65,8 +65,10 @@ def measure(contenders: Contenders, rounds: int) -> Times:
 
 
 def how_often(contender: Contender) -> int:
-    contender.time(1)
-    call = max(min(contender.time(1), contender.time(1)), 1e-8)
+    call = contender.time(1)
+    if call > SLOT:  # or it was its first call, which may have compiled something
+        call = contender.time(1)
+    call = max(min(call, contender.time(1)) if call < SLOT else call, 1e-8)
     if call < SLOT / 100:
         call = max(contender.time(10), 1e-8)
     return max(1, round(SLOT / call))
@@ -83,7 +85,8 @@ def enough(times: list[float], repeats: int) -> bool:
 
 def one_timing(contender: Contender, repeats: int) -> float:
     time.sleep(SETTLE)
-    contender.time(1)
+    if repeats > 1:
+        contender.time(1)
     return contender.time(repeats)
 
 

@@ -1,0 +1,204 @@
+"""Pictures of records, with matplotlib: speed against size, heat maps of ratios, training steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import fastact
+from fastact._bench import report
+from fastact._bench.suite import OWN
+
+COLOURS = {
+    OWN: "#d55e00", "torch": "#0072b2", "compile": "#56b4e9", "jax": "#009e73", "numpy": "#999999",
+    "scipy": "#666666", "numexpr": "#cc79a7", "onednn": "#0072b2", "onednn blocked": "#56b4e9",
+}  # fmt: skip
+LABELS = {
+    "compile": "torch.compile", "jax": "jax jit", "numpy": "NumPy", "scipy": "SciPy",
+    "torch": "torch eager", "onednn": "oneDNN", "onednn blocked": "oneDNN nChw16c",
+}  # fmt: skip
+ARRAYS = {"forward": 2, "backward": 3}  # moved: x and y; dy, x and dx
+GATED_ARRAYS = {"forward": 3, "backward": 5}
+
+
+def label(name: str) -> str:
+    return LABELS.get(name, name)
+
+
+def figure(*args, **kwargs):
+    from matplotlib.figure import Figure
+
+    return Figure(*args, layout="constrained", **kwargs)
+
+
+# ---- speed against size ----------------------------------------------------------------------
+
+
+def speeds(rows: list[dict], name: str) -> tuple[list[int], list[float]]:
+    """Sizes, and memory moved in GB/s by one contender."""
+    chosen = sorted((row for row in rows if name in row["times"]), key=lambda row: row["n"])
+    arrays = GATED_ARRAYS if rows[0]["activation"] in fastact.gated else ARRAYS
+    size = 4e-9 * arrays[rows[0]["mode"].split()[0]]
+    sizes = [row["n"] for row in chosen]
+    return sizes, [size * row["n"] / row["times"][name].median for row in chosen]
+
+
+def draw_speed(axes, rows: list[dict]) -> None:
+    """One activation in one mode: a line a contender, the floor dashed."""
+    rows = sorted(rows, key=lambda row: row["n"])
+    for name in [*report.peers_of(rows), OWN]:
+        width = 2.2 if name == OWN else 1.1
+        axes.plot(*speeds(rows, name), "o-", ms=2.5, lw=width, color=COLOURS.get(name),
+                  label=label(name))  # fmt: skip
+    axes.plot(*speeds(rows, report.FLOOR), "k--", lw=1, label="floor")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.grid(alpha=0.25, lw=0.5)
+    axes.tick_params(labelsize=7)
+
+
+def by_activation(rows: list[dict], mode: str) -> dict[str, list[dict]]:
+    found: dict[str, list[dict]] = {}
+    for row in rows:
+        if row["mode"] == mode:
+            found.setdefault(row["activation"], []).append(row)
+    return found
+
+
+def speed_panels(rows: list[dict], mode: str, columns: int = 5):
+    """Small multiples: a panel an activation."""
+    groups = by_activation(rows, mode)
+    height = math.ceil(len(groups) / columns)
+    drawing = figure(figsize=(2.5 * columns, 1.9 * height + 0.9))
+    panels = drawing.subplots(height, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for axes, (name, own_rows) in zip(panels, groups.items(), strict=False):
+        draw_speed(axes, own_rows)
+        axes.set_title(name, fontsize=9)
+    for axes in panels[len(groups) :]:
+        axes.set_visible(False)
+    handles = {}
+    for axes in panels[: len(groups)]:
+        handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    drawing.legend(handles.values(), handles, loc="outside upper center", ncols=8, fontsize=8)
+    drawing.supxlabel("elements", fontsize=9)
+    drawing.supylabel(f"{mode}: memory moved, GB/s", fontsize=9)
+    return drawing
+
+
+def speed_panel(rows: list[dict], name: str, mode: str):
+    """One panel alone, for a narrow page."""
+    drawing = figure(figsize=(4.2, 3))
+    axes = drawing.subplots()
+    draw_speed(axes, rows)
+    axes.set_title(f"{name}, {mode}", fontsize=9)
+    axes.set_xlabel("elements", fontsize=8)
+    axes.set_ylabel("memory moved, GB/s", fontsize=8)
+    axes.legend(fontsize=6)
+    return drawing
+
+
+# ---- heat maps -------------------------------------------------------------------------------
+
+
+def heat_map(
+    rows: list[dict], row_of: Callable, column_of: Callable, value_of: Callable, title: str
+):
+    """Ratios as colours and numbers: blue where fastact is faster, red where a cell is lost."""
+    from matplotlib.colors import TwoSlopeNorm
+
+    names = list(dict.fromkeys(row_of(row) for row in rows))
+    columns = list(dict.fromkeys(column_of(row) for row in rows))
+    drawing = figure(figsize=(2.4 + 0.62 * len(columns), 1.3 + 0.24 * len(names)))
+    axes = drawing.subplots()
+    norm = TwoSlopeNorm(0, -1.5, 3.5)  # of the ratio's binary logarithm
+    for row in rows:
+        if (value := value_of(row)) is None:
+            continue
+        x, y = columns.index(column_of(row)), names.index(row_of(row))
+        paint(axes, x, y, value, norm)
+    axes.set_xlim(-0.5, len(columns) - 0.5)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xticks(range(len(columns)), columns, fontsize=7, rotation=40, ha="left")
+    axes.set_yticks(range(len(names)), names, fontsize=7)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.set_title(title, fontsize=9)
+    return drawing
+
+
+def paint(axes, x: int, y: int, value: float, norm) -> None:
+    from matplotlib import colormaps
+    from matplotlib.patches import Rectangle
+
+    strength = float(norm(math.log2(value)))
+    colour = colormaps["RdBu"](0.05 + 0.9 * strength)
+    axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor="white", lw=0.7))
+    dark = strength < 0.2 or strength > 0.8
+    axes.text(x, y, number(value), ha="center", va="center", fontsize=6.5,
+              color="white" if dark else "black", weight="bold" if value < 1 else None)  # fmt: skip
+
+
+def number(value: float) -> str:
+    return f"{value:.2f}" if value < 9.95 else f"{value:.0f}"
+
+
+def elementwise_map(rows: list[dict], modes: tuple[str, ...], title: str):
+    chosen = [row for row in rows if row["mode"] in modes]
+    return heat_map(chosen, lambda r: r["activation"], lambda r: f"{r['mode']}\n{r['n']:,}",
+                    report.against_the_best, title)  # fmt: skip
+
+
+def batchnorm_map(rows: list[dict], peer: str):
+    return heat_map(
+        [row for row in rows if peer in row["times"]],
+        lambda r: f"{r['shape']} {r['layout']}",
+        lambda r: f"{r['mode']}\n{r['activation']}",
+        lambda r: report.ratio(r, peer),
+        f"BatchNorm + activation: {label(peer)}'s time over fastact's",
+    )
+
+
+# ---- the training step -----------------------------------------------------------------------
+
+
+def steps(rows: list[dict], activation: str):
+    """Training steps, a group of bars a shape: speed as a share of the floor's."""
+    chosen = [r for r in rows if r["mode"] == "step" and r["activation"] == activation]
+    contenders = [OWN, *report.peers_of(chosen)]
+    drawing = figure(figsize=(9, 3.6))
+    axes = drawing.subplots()
+    width = 0.8 / len(contenders)
+    for k, name in enumerate(contenders):
+        shares = [report.ratio(r, report.FLOOR) / own_over(r, name) for r in chosen]
+        places = [x + (k - (len(contenders) - 1) / 2) * width for x in range(len(chosen))]
+        axes.bar(places, shares, width, color=COLOURS.get(name), label=label(name))
+    axes.axhline(1, color="black", lw=0.8, ls="--")
+    axes.text(-0.5, 1.01, "the floor: copy + add", fontsize=7.5, va="bottom")
+    ticks = [f"{r['shape'].replace('x', '·')}\n{r['layout']}" for r in chosen]
+    axes.set_xticks(range(len(chosen)), ticks, fontsize=6.5, rotation=35, ha="right")
+    axes.set_ylabel("speed, share of the floor's", fontsize=9)
+    axes.set_title(f"Training step: BatchNorm + {activation}, forward and backward", fontsize=10)
+    axes.legend(fontsize=8, ncols=len(contenders))
+    return drawing
+
+
+def own_over(row: dict, name: str) -> float:
+    """A contender's time over fastact's."""
+    return 1.0 if name == OWN else report.ratio(row, name) if name in row["times"] else math.inf
+
+
+def all_of(records: report.Records) -> Iterator[tuple[str, object]]:
+    """(name of the file, figure) for everything that a page shows."""
+    from fastact._bench import names
+
+    for name in [n for n in records if n.startswith("elementwise")]:
+        rows = records[name]["rows"]
+        for mode in ("forward", "backward"):
+            yield f"{name}-{mode}", speed_panels(rows, mode)
+        for which, modes in (("plain", ("forward", "backward")), ("out", ("forward out",))):
+            title = f"The fastest peer's time over fastact's ({name}, {which})"
+            yield f"{name}-ratios-{which}", elementwise_map(rows, modes, title)
+    if rows := report.rows_of(records, "batchnorm"):
+        for peer in report.peers_of(rows):
+            yield f"batchnorm-{peer}", batchnorm_map(rows, peer)
+        yield "steps", steps(rows, names.PICTURED)
