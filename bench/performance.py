@@ -267,7 +267,7 @@ def readme(records: report.Records) -> str:
 def draw(records: report.Records) -> None:
     PICTURES.mkdir(parents=True, exist_ok=True)
     for name, figure in charts.all_of(records):
-        figure.savefig(PICTURES / f"{name}.png", dpi=100, metadata={"Software": None})
+        (PICTURES / f"{name}.png").write_bytes(charts.png(figure))
 
 
 def main() -> int:

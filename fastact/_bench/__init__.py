@@ -97,5 +97,5 @@ def draw(records: dict, folder: Path) -> None:
         print("no pictures: matplotlib is not installed", file=sys.stderr)
         return
     for name, figure in charts.all_of(records):
-        figure.savefig(folder / f"{name}.png", dpi=110)
+        (folder / f"{name}.png").write_bytes(charts.png(figure))
     print(f"wrote records and pictures to {folder}", file=sys.stderr)

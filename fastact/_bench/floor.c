@@ -86,22 +86,40 @@ static float pass(int what, const float *x, const float *dy, float *y, ptrdiff_t
     return sum;
 }
 
+struct arrays {
+    const float *x, *dy;
+    float *y, *dx;
+    ptrdiff_t n;
+};
+
+/* One pass over a share of the arrays, which begins at a multiple of 64 elements. */
+static float share(int what, const struct arrays *a, int worker, int workers, int streams)
+{
+    ptrdiff_t size = (a->n / workers + 63) / 64 * 64;
+    ptrdiff_t begin = size * worker, end = begin + size < a->n ? begin + size : a->n;
+    if (begin >= end)
+        return 0;
+    return pass(what, a->x + begin, a->dy + begin, (what == ADD ? a->dx : a->y) + begin, end - begin, streams);
+}
+
+static float shares(int what, const struct arrays *a, int threads, int streams)
+{
+    float sum = 0;
+#pragma omp parallel num_threads(threads) reduction(+ : sum)
+    sum += share(what, a, omp_get_thread_num(), omp_get_num_threads(), streams);
+    return sum;
+}
+
 /* The passes named by the letters of `program`, one after the other, `repeats` times.  y is written by
  * copies, dx by adds; all have n elements, a multiple of 16, and begin at a multiple of 64 bytes. */
 float floor_run(const char *program, const float *x, const float *dy, float *y, float *dx, ptrdiff_t n,
                 int threads, int streams, ptrdiff_t repeats)
 {
+    const struct arrays a = {x, dy, y, dx, n};
     float sum = 0;
     for (ptrdiff_t r = 0; r < repeats; r++)
         for (const char *what = program; *what; what++) {
-#pragma omp parallel num_threads(threads) reduction(+ : sum) if (threads > 1)
-            {
-                ptrdiff_t share = (n / omp_get_num_threads() + 63) / 64 * 64;
-                ptrdiff_t begin = share * omp_get_thread_num(), end = begin + share < n ? begin + share : n;
-                if (begin < end)
-                    sum += pass(*what, x + begin, dy + begin, (*what == ADD ? dx : y) + begin, end - begin,
-                                streams);
-            }
+            sum += threads > 1 ? shares(*what, &a, threads, streams) : share(*what, &a, 0, 1, streams);
             __asm__ volatile("" ::: "memory");
         }
     return sum;

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import base64
 import html
-import io
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,7 +26,8 @@ h1 { font-size: 1.5rem; margin: .5rem 0; } h2 { font-size: 1.2rem; margin: 2rem 
 p, dd { color: var(--soft); margin: .3rem 0; } dt { font-weight: 600; } dl { font-size: .9rem; }
 .scroll { overflow-x: auto; margin: .5rem 0; }
 table { border-collapse: collapse; font-size: .8rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .5rem; border-bottom: 1px solid var(--line); text-align: left; }
+th, td { padding: .25rem .35rem; border-bottom: 1px solid var(--line); text-align: left; }
+td:last-child { white-space: nowrap; }
 table.heat td { text-align: right; color: #000; border: 1px solid var(--back); min-width: 3rem; }
 table.heat td.lost { font-weight: 700; } table.heat td.dark { color: #fff; }
 table.heat th { white-space: nowrap; position: sticky; left: 0; background: var(--back); }
@@ -73,7 +72,7 @@ def targets(records: report.Records) -> str:
 
 def means(records: report.Records) -> str:
     rows = []
-    for name, data in records.items():
+    for name, data in [item for item in records.items() if has_peers(item[0])]:
         for mode in dict.fromkeys(row["mode"] for row in data["rows"] if "times" in row):
             chosen = [row for row in data["rows"] if row["mode"] == mode]
             for peer in report.peers_of(chosen):
@@ -83,7 +82,7 @@ def means(records: report.Records) -> str:
                 rows.append([
                     text(name), text(mode), text(charts.label(peer)),
                     charts.number(report.geometric_mean(values)),
-                    f'<span class="{mark}">{lost}</span> of {len(values)}',
+                    f'<span class="{mark}">{lost}</span>&thinsp;/&thinsp;{len(values)}',
                 ])  # fmt: skip
     words = (
         "A peer's time over fastact's, geometric mean of the cells, and the cells that are lost."
@@ -123,9 +122,8 @@ def heat(rows: list[dict], row_of: Callable, column_of: Callable, value_of: Call
 def heat_cell(value: float | None) -> str:
     if value is None:
         return "<td></td>"
-    strength = min(1.0, abs(math.log2(value)) / (1.5 if value < 1 else 3.5))
-    light = 96 - 50 * strength
-    colour = f"hsl({12 if value < 1 else 210} 75% {light:.0f}%)"
+    light = 94 - 55 * charts.strength(value)
+    colour = f"hsl({8 if value < 1 else 210} 80% {light:.0f}%)"
     kind = ("lost " if value < 1 else "") + ("dark" if light < 60 else "")
     return f'<td class="{kind}" style="background:{colour}">{charts.number(value)}</td>'
 
@@ -154,9 +152,7 @@ def heat_maps(records: report.Records) -> Iterator[str]:
 
 
 def embedded(figure, alternative: str) -> str:
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=110)
-    data = base64.b64encode(file.getvalue()).decode()
+    data = base64.b64encode(charts.png(figure)).decode()
     return f'<img alt="{text(alternative)}" src="data:image/png;base64,{data}">'
 
 

@@ -1,0 +1,439 @@
+"""``python -m fastact bench``: what is timed is right, what is missing is named."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import GATED, ISA, LEARNED, NAMES, PLAIN, ROOT
+
+import fastact as fa
+from fastact import _bench, reference
+from fastact.__main__ import main
+from fastact._bench import (
+    batchnorm,
+    calls,
+    charts,
+    elementwise,
+    expressions,
+    floor,
+    memory,
+    names,
+    onednn,
+    page,
+    peers,
+    record,
+    report,
+    scaling,
+    suite,
+    timing,
+)
+
+pytestmark = pytest.mark.skipif(
+    fa.config()["isas"][0] != ISA, reason="once is enough: nothing here depends on the kernels"
+)
+CURVED = NAMES[-2]
+SUITES = {s.SUITE.name: s.SUITE for s in (elementwise, batchnorm, calls, scaling, memory, onednn)}
+TINY = {
+    "elementwise": ["--sizes", "7,70000", "--activations", f"{CURVED},{LEARNED[0]},{GATED[0]}"],
+    "batchnorm": ["--shapes", "4x3x5x5,32x4", "--activations", f"{CURVED},{LEARNED[0]}"],
+    "calls": [],
+    "scaling": ["--quick"],
+    "memory": ["--quick"],
+    "onednn": ["--quick"],
+}
+NONE = ["--against", ""]
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Timings of a moment: what they say is of no interest here."""
+    monkeypatch.setattr(timing, "SLOT", 1e-4)
+    monkeypatch.setattr(timing, "SETTLE", 0)
+    monkeypatch.setattr(scaling, "QUICK_GROWTH", (1e4, 1e5))
+    monkeypatch.setattr(memory, "QUESTIONS", {"call": ("peak", "left"), "step": ("peak",)})
+    monkeypatch.setattr(floor, "library", lambda: None)  # compiled once, in its own test
+
+
+def run(name, *options, out=None):
+    place = ["--out", str(out)] if out else []
+    return suite.main(SUITES[name], [*TINY[name], "--rounds", "2", *options, *place])
+
+
+def well_formed(data, name):
+    """The schema of a record: what every reader of the JSON may rely on."""
+    assert data["schema"] == record.SCHEMA
+    assert (data["suite"], data["isa"]) == (name, ISA)
+    assert {"cpu", "cores", "memory_bytes", "system", "python", "numpy"} <= set(data["machine"])
+    assert data["config"]["version"] == fa.__version__
+    assert re.fullmatch(r"[0-9a-f]{16}", data["build"])
+    for key in ("peers", "skipped"):
+        assert all(isinstance(k, str) and isinstance(v, str) for k, v in data[key].items())
+    for row in data["rows"]:
+        assert isinstance(row["mode"], str)
+        assert ("times" in row) != ("arrays" in row)
+        for times in row.get("times", {}).values():
+            assert len(times) == 3
+            assert 0 < times[1] <= times[0] <= times[2]
+        assert suite.OWN in row.get("times", row.get("arrays"))
+
+
+# ---- the suites ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [n for n in SUITES if n != "onednn"])
+def test_a_suite_writes_a_record(short, tmp_path, capfd, name):
+    assert run(name, *NONE, out=tmp_path) == 0
+    data = json.loads((tmp_path / f"{name}.json").read_text())
+    well_formed(data, name)
+    assert data["rows"]
+    assert data["failures"] == []
+    printed = capfd.readouterr().out
+    assert printed.count("\n") == len(data["rows"])
+    assert all(f" {row['mode']} " in printed for row in data["rows"])
+
+
+def test_a_peer_is_found_by_name_and_timed(short, tmp_path):
+    pytest.importorskip("scipy")
+    assert run("elementwise", "--activations", ",".join(NAMES), "--against", "numpy,scipy",
+               "--modes", "forward", out=tmp_path) == 0  # fmt: skip
+    rows = record.load(tmp_path / "elementwise.json")["rows"]
+    beside = {peer: {r["activation"] for r in rows if peer in r["times"]} for peer in peers.PEERS}
+    assert {name for name in NAMES if hasattr(np, name)} <= beside["numpy"]
+    assert set(names.NUMPY) <= beside["numpy"]
+    assert {"sigmoid"} & {n for n, s in names.SPELLINGS.items() if "expit" in s} <= beside["scipy"]
+
+
+@pytest.mark.parametrize("module", ["torch", "jax", "numexpr"])
+def test_an_installed_peer_is_timed(short, tmp_path, module):
+    pytest.importorskip(module)
+    for name in ("elementwise", "batchnorm"):
+        if module not in SUITES[name].peers:
+            continue
+        options = [*TINY[name], "--activations", names.CALL, "--rounds", "2", "--against", module]
+        command = [sys.executable, "-m", f"fastact._bench.{name}", *options, "--out", str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        rows = record.load(tmp_path / f"{name}.json")["rows"]
+        assert any(module in row["times"] for row in rows), done.stderr
+
+
+def test_the_command_runs_a_suite_in_its_own_process(tmp_path):
+    command = [sys.executable, "-m", "fastact", "bench", "calls", "--quick", "--rounds", "1",
+               "--against", "", "--out", str(tmp_path), "--html", str(tmp_path / "page.html"),
+               "--isa", ISA]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "== calls" in done.stdout
+    well_formed(json.loads((tmp_path / f"calls-{ISA}.json").read_text()), "calls")
+    assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
+
+
+def test_json_is_all_that_is_printed(tmp_path):
+    command = [sys.executable, "-m", "fastact", "bench", "calls", "--json", "--rounds", "1"]
+    done = subprocess.run([*command, "--against", ""], capture_output=True, text=True)
+    data = json.loads(done.stdout)
+    assert data["calls"]["rows"]
+    well_formed(data["calls"], "calls")
+
+
+def test_an_unknown_suite_or_peer_or_activation(capsys):
+    assert main(["bench", "speed"]) == 2
+    assert "elementwise" in capsys.readouterr().err
+    for options in (["--against", "tensorflow"], ["--activations", "softer"]):
+        with pytest.raises(SystemExit) as stop:
+            run("elementwise", *options)
+        assert str(options[1]) in str(stop.value)
+        assert "numpy" in str(stop.value) or CURVED in str(stop.value)
+
+
+# ---- wrong results, missing peers ------------------------------------------------------------
+
+
+def wrong(function):
+    """The same, off by a thousandth at the first element."""
+
+    def changed(*args, **kwargs):
+        result = function(*args, **kwargs)
+        parts = [np.array(p, np.float64) for p in parts_of(result)]
+        parts[0].flat[0] *= 1.001
+        return tuple(parts) if isinstance(result, tuple) else parts[0]
+
+    return changed
+
+
+def parts_of(result):
+    return result if isinstance(result, tuple) else (result,)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_wrong_activation_is_a_failure_and_no_time(short, tmp_path, monkeypatch, capsys, which):
+    pair = list(reference.activations[CURVED])
+    pair[which] = wrong(pair[which])
+    monkeypatch.setitem(reference.activations, CURVED, tuple(pair))
+    assert run("elementwise", *NONE, out=tmp_path) == 1
+    data = record.load(tmp_path / "elementwise.json")
+    assert {f["activation"] for f in data["failures"]} == {CURVED}
+    assert {r["activation"] for r in data["rows"]} == {LEARNED[0], GATED[0]}
+    assert f"FAILED {CURVED}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("function", ["batch_norm_forward", "batch_norm"])
+def test_a_wrong_batch_norm_is_a_failure(short, tmp_path, monkeypatch, function):
+    right = getattr(fa, function)
+
+    def changed(x, **options):
+        result = right(x, **options)
+        y = result[0] if isinstance(result, tuple) else result
+        y[-1, -1] += 1e-3
+        return result
+
+    monkeypatch.setattr(fa, function, changed)
+    assert run("batchnorm", *NONE, out=tmp_path) == 1
+    data = record.load(tmp_path / "batchnorm.json")
+    assert len(data["failures"]) == 6  # two activations, two layouts of one shape, one of the other
+    assert data["rows"] == []
+
+
+def test_a_wrong_gradient_is_a_failure(short, monkeypatch):
+    right = fa.batch_norm_backward
+
+    def changed(dy, ctx):
+        grads = right(dy, ctx)
+        grads.x[0, 0] *= 1.01
+        return grads
+
+    monkeypatch.setattr(fa, "batch_norm_backward", changed)
+    assert run("batchnorm", *NONE) == 1
+
+
+@pytest.mark.parametrize("mode", elementwise.MODES)
+@pytest.mark.parametrize("where", [3, -1])
+def test_one_element_of_many_that_differs_is_seen(mode, where):
+    job = elementwise.Job(CURVED, elementwise.PERIOD + 100)
+    calls = elementwise.own(job)
+    job.hold(calls)
+    right = calls[mode].result().copy()
+    right[where] = right[where] * 1.000001 if where == 3 else np.nextafter(right[where], 9)
+    calls[mode] = timing.Statement("y", y=right)
+    with pytest.raises(suite.WrongResult, match=mode):
+        job.hold(calls)
+
+
+def test_a_missing_peer_is_named(short, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(peers.Torch, "module", "no_such_module")
+    assert run("elementwise", "--against", "torch", out=tmp_path) == 0
+    assert "torch: left out" in capsys.readouterr().err
+    data = record.load(tmp_path / "elementwise.json")
+    assert "no_such_module" in data["skipped"]["torch"]
+    assert data["peers"] == {}
+
+
+def test_onednn_without_its_wheels_is_named(short, tmp_path, monkeypatch, capsys):
+    def missing():
+        raise ImportError("pip install it")
+
+    monkeypatch.setattr(onednn, "the_program", missing)
+    assert run("onednn", out=tmp_path) == 0
+    assert "onednn: left out, pip install it" in capsys.readouterr().err
+    assert record.load(tmp_path / "onednn.json")["rows"] == []
+
+
+def test_a_peer_that_computes_something_else_is_named(short, tmp_path, monkeypatch, capsys):
+    class Liar(peers.Peer):
+        module = "numpy"
+
+        def batch_norm(self, job):
+            peers.require(job.exact_gradient * 1.1, job.exact_gradient)
+
+    monkeypatch.setitem(peers.PEERS, "jax", Liar())
+    assert run("batchnorm", "--against", "jax", out=tmp_path) == 0
+    assert "differs from the reference" in capsys.readouterr().err
+    data = record.load(tmp_path / "batchnorm.json")
+    assert any(key.startswith("jax: (4, 3, 5, 5)") for key in data["skipped"])
+    assert all("jax" not in row["times"] for row in data["rows"])
+
+
+# ---- interrupted runs ------------------------------------------------------------------------
+
+
+def test_a_run_is_resumed(short, tmp_path):
+    assert run("elementwise", *NONE, "--seconds", "0", out=tmp_path) == suite.UNFINISHED
+    path = tmp_path / "elementwise.json"
+    assert record.load(path)["rows"] == []
+    assert run("elementwise", *NONE, "--sizes", "7", out=tmp_path) == 0
+    before = record.load(path)
+    assert run("elementwise", *NONE, "--resume", out=tmp_path) == 0
+    after = record.load(path)
+    assert after["rows"][: len(before["rows"])] == before["rows"]
+    keys = [(r["activation"], r["n"], r["mode"]) for r in after["rows"]]
+    assert len(set(keys)) == len(keys) > len(before["rows"])
+
+
+def test_another_build_is_not_resumed(short, tmp_path, monkeypatch):
+    assert run("elementwise", *NONE, "--sizes", "7", out=tmp_path) == 0
+    monkeypatch.setattr(record, "build", lambda: "0" * 16)
+    assert run("elementwise", *NONE, "--resume", "--seconds", "0", out=tmp_path) == suite.UNFINISHED
+    assert record.load(tmp_path / "elementwise.json")["rows"] == []
+
+
+@pytest.mark.parametrize(("statuses", "whole"), [([0, 0], 0), ([0, 3], 3), ([3, 1], 1)])
+def test_the_status_of_several_suites(monkeypatch, statuses, whole):
+    left = iter(statuses)
+    monkeypatch.setattr(_bench, "run_suite", lambda *_: next(left))
+    assert main(["bench", "calls", "memory"]) == whole
+
+
+# ---- the parts -------------------------------------------------------------------------------
+
+
+class Fake:
+    def __init__(self, log, name, seconds):
+        self.log, self.name, self.seconds = log, name, seconds
+
+    def time(self, repeats):
+        self.log.append(self.name)
+        return self.seconds
+
+
+def test_rounds_are_interleaved(monkeypatch):
+    monkeypatch.setattr(timing, "SETTLE", 0)
+    log = []
+    times = timing.measure({n: Fake(log, n, 1e-2 * (k + 1)) for k, n in enumerate("abc")}, 3)
+    assert [times[n].median for n in "abc"] == pytest.approx([0.01, 0.02, 0.03])
+    rounds = log[-9:]
+    assert ["".join(rounds[k : k + 3]) for k in (0, 3, 6)] == ["abc", "bca", "cab"]
+
+
+def test_a_slow_contender_has_fewer_rounds(monkeypatch):
+    monkeypatch.setattr(timing, "SETTLE", 0)
+    log = []
+    timing.measure({"slow": Fake(log, "slow", 0.9), "fast": Fake(log, "fast", 0.001)}, 9)
+    assert log.count("slow") < 9 < log.count("fast")
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_the_floor_moves_what_it_says(compiled, monkeypatch):
+    if compiled and floor.library() is None:
+        pytest.skip("needs gcc")
+    x, dy = (np.arange(40_000, dtype=np.float32) + k for k in (0, 7))
+    y, dx = np.zeros((2, 40_000), np.float32)
+    aligned = [floor.aligned(40_000) for _ in range(4)]
+    for to, a in zip(aligned, (x, dy, y, dx), strict=True):
+        to[:] = a
+    for threads, streams in ((1, False), (1, True), (2, True)):
+        aligned[2][:] = aligned[3][:] = 0
+        if compiled:
+            floor.Compiled("rcba", aligned, 40_000, threads, streams).time(2)
+        else:
+            floor.WithNumpy("rcba", aligned, threads).time(2)
+        assert np.array_equal(aligned[2], x)
+        assert np.array_equal(aligned[3], x + dy)
+
+
+def test_the_floor_is_the_best_of_its_ways():
+    slow, fast = timing.Timing(2, 2, 2), timing.Timing(1, 1, 1)
+    times = {"fastact": slow, "floor all": slow, "floor one": fast, "layout floor stream": slow}
+    best = floor.best(times)
+    assert best == {"fastact": slow, "floor": fast, "layout floor": slow}
+
+
+@pytest.mark.parametrize("name", NAMES + GATED)
+def test_a_formula_for_numexpr(name):
+    """numexpr need not be there: NumPy knows its functions."""
+    known = {"where": np.where, "exp": np.exp, "log": np.log, "tanh": np.tanh, "sqrt": np.sqrt,
+             "abs": np.abs}  # fmt: skip
+    job = elementwise.Job(name, 100)
+    source, constants = expressions.for_numexpr(name, job.formula, job.values, known)
+    if source is None:
+        assert "Phi" in job.formula
+        return
+    given = dict(zip(("x", "gate"), job.inputs, strict=False))
+    got = eval(source, {**known, **constants, **given})
+    exact = job.value(*job.inputs, *job.values.values())
+    assert got.dtype == np.float32  # or numexpr would work in float64
+    assert np.allclose(got, exact, rtol=1e-5, atol=1e-6)
+
+
+def test_names_are_names():
+    assert {*names.SPELLINGS, *names.NUMPY, *names.QUICK, *names.BATCH_NORM} <= set(NAMES)
+    assert {names.CALL, names.ONEDNN, names.MEMORY_BOUND, names.ARITHMETIC} <= set(PLAIN)
+
+
+def test_memory_is_measured(tmp_path):
+    if not memory.RESET.exists():
+        pytest.skip("needs /proc")
+    found = memory.measured("fastact", "forward of a step", (8, 64, 32, 32))
+    assert 0.9 < found["peak"] < 1.5  # y, and what a page is more
+    assert 0.9 < found["kept"] < 1.5  # x
+
+
+# ---- what records say ------------------------------------------------------------------------
+
+
+def row(own, **others):
+    times = {"fastact": own, **others}
+    return {"activation": CURVED, "n": 4096, "mode": "forward",
+            "times": {k: timing.Timing(v, v, v) for k, v in times.items()}}  # fmt: skip
+
+
+def test_ratios_and_lost_cells():
+    rows = [row(1, torch=4, floor=0.5), row(2, torch=1, jax=8, floor=1)]
+    assert report.ratios(rows, "torch") == [4, 0.5]
+    assert report.geometric_mean(report.ratios(rows, "torch")) == pytest.approx(math.sqrt(2))
+    assert [(peer, ratio) for _, peer, ratio in report.lost(rows)] == [("torch", 0.5)]
+    assert report.compared(rows) == 3
+    assert [report.against_the_best(r) for r in rows] == [4, 0.5]
+    assert report.peers_of(rows) == ["torch", "jax"]
+
+
+@pytest.mark.parametrize(("own", "met"), [(1, True), (3, False)])
+def test_a_target_is_met_or_missed(own, met):
+    rows = [row(own, torch=2.5, floor=1)]
+    data = {"rows": rows, "config": {"llc_bytes": 1 << 25}}
+    targets = report.elementwise_targets({"elementwise": data}, "elementwise")
+    assert [t.met for t in targets[:2]] == [met, met]
+    assert targets[2].met is None  # nothing so large was measured
+    assert report.none_lost("", []).met is None
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return report.load(ROOT / "docs" / "performance")
+
+
+def test_the_page_is_whole_and_self_contained(recorded, monkeypatch):
+    monkeypatch.setattr(charts, "by_activation", lambda rows, mode: {})  # pictures take long
+    text = page.page(recorded)
+    assert 'name="viewport"' in text
+    assert not re.search(r'(src|href)="(?!data:)', text)
+    compared = {r["activation"] for r in recorded["elementwise"]["rows"] if report.peers_of([r])}
+    for name in (*compared, "torch eager", "Targets", "Lost cells"):
+        assert name in text
+
+
+def test_a_picture(recorded, tmp_path):
+    pytest.importorskip("matplotlib")
+    rows = [r for r in recorded["elementwise"]["rows"] if r["activation"] == CURVED]
+    chosen = [r for r in rows if r["mode"] == "forward"]
+    for figure in (charts.speed_panel(chosen, CURVED, "forward"),
+                   charts.elementwise_map(rows, ("forward",), "")):  # fmt: skip
+        figure.savefig(tmp_path / "a.png")
+        assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_documentation_follows_from_the_records():
+    """docs/performance.md and the README's table are those of docs/performance/*.json."""
+    command = [sys.executable, str(ROOT / "bench" / "performance.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", list(SUITES))
+def test_a_script_of_bench_asks_the_same(name):
+    command = [sys.executable, str(ROOT / "bench" / f"{name}.py"), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert SUITES[name].question.split(",")[0].split("?")[0][:40] in " ".join(done.stdout.split())
