@@ -31,7 +31,10 @@ ALLOWED = {
     # what other libraries call them, and the few that a benchmark picks
     "fastact/_bench/names.py",
 }  # fmt: skip
-RANDOM_FORM = "rrelu_training"  # a public function of its own: no row could say it
+FOREIGN = (
+    "rrelu_training",  # a public function of its own: no row could say it
+    "fuse_norm_relu",  # a flag of oneDNN's interface
+)
 MATHS = {"csrc/vmath.h", "csrc/working.h"}
 FOLDERS = {
     "csrc": "c h inc",
@@ -65,7 +68,8 @@ def mentions(path, text):
         without_comments(text) if path.endswith(("py", "pyx", "pxd")) else without_c_comments(text)
     )
     code = re.sub(r"\b(np|numpy|math|gc)\s*\.\s*\w+", "", code)
-    code = code.replace(RANDOM_FORM, "")
+    for word in FOREIGN:
+        code = code.replace(word, "")
     names = [n for n in NAMES if not (path in MATHS and hasattr(math, n))]
     return [n for n in names if re.search(rf"(?<![A-Za-z0-9]){n}(?![A-Za-z0-9])", code)]
 

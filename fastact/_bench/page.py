@@ -80,7 +80,7 @@ def means(records: report.Records) -> str:
                 lost = sum(value < 1 for value in values)
                 mark = "no" if lost else "yes"
                 rows.append([
-                    text(name), text(mode), text(charts.label(peer)),
+                    text(f"{name} {mode}"), text(charts.label(peer)),
                     charts.number(report.geometric_mean(values)),
                     f'<span class="{mark}">{lost}</span>&thinsp;/&thinsp;{len(values)}',
                 ])  # fmt: skip
@@ -88,7 +88,7 @@ def means(records: report.Records) -> str:
         "A peer's time over fastact's, geometric mean of the cells, and the cells that are lost."
     )
     return section("Against the others", paragraph(words),
-                   table(["suite", "mode", "against", "mean ratio", "lost"], rows))  # fmt: skip
+                   table(["cells", "against", "mean", "lost"], rows))  # fmt: skip
 
 
 def lost(records: report.Records) -> str:
