@@ -191,8 +191,7 @@ INTRODUCTION = """# Performance
 
 How fast fastact is, beside others and beside the floor: what it costs to move the memory that has
 to be moved. This page, its pictures and the README's table are made by `bench/performance.py` from
-the records in [performance/](performance); on your own machine, `python -m fastact bench --html`
-makes one like it.
+records ({files}); on your own machine, `python -m fastact bench --html` makes one like it.
 
 {machine}
 
@@ -216,6 +215,7 @@ def introduction(records: report.Records) -> str:
     left_out = {k: v for d in records.values() for k, v in d["skipped"].items()}
     words = "\n- Left out: " + "; ".join(f"{k} ({v})" for k, v in left_out.items()) + "."
     return INTRODUCTION.format(
+        files=", ".join(f"[{name}](performance/{name}.json)" for name in records),
         machine=f"Measured on {machine['cpu']}, {machine['cores']} cores ({machine['caches']}), "
         f"{machine['memory_bytes'] / 2**30:.0f} GiB; {machine['system']}, Python "
         f"{machine['python']}, NumPy {machine['numpy']}; fastact {config['version']} with "
