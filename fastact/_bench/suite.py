@@ -7,7 +7,6 @@ compiled peers) and gives the contenders of each of its modes.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import os
 import subprocess
@@ -22,6 +21,7 @@ import numpy as np
 import fastact
 from fastact._bench import floor, peers, timing
 from fastact._bench.record import Record, text
+from fastact._terminal import colour, fail, progress
 
 UNFINISHED = 3
 OWN = "fastact"
@@ -130,7 +130,7 @@ def run(suite: Suite, options: argparse.Namespace) -> int:
     if options.json:
         print(text(record.data))
     for failure in record.data["failures"]:
-        print(f"FAILED {label(failure)}", file=sys.stderr)
+        fail("bench", f"FAILED {label(failure)}")
     return 1 if record.data["failures"] else 0 if finished else UNFINISHED
 
 
@@ -139,7 +139,7 @@ def run_groups(groups, found, record, options, show) -> bool:
     todo = [g for g in groups if not all(record.has(g.key | {"mode": m}) for m in g.modes)]
     end = time.monotonic() + (float("inf") if options.seconds is None else options.seconds)
     # a peer's expression may overflow on its way to a right result
-    with progress(len(todo), options.json) as tick, np.errstate(all="ignore"):
+    with progress(len(todo), "group", "bench") as tick, np.errstate(all="ignore"):
         for group in todo:
             if time.monotonic() > end:
                 return False
@@ -167,25 +167,6 @@ def label(key: dict) -> str:
     return " ".join(map(str, key.values()))
 
 
-@contextlib.contextmanager
-def progress(total: int, silent: bool):
-    """Yields tick(label): a bar where tqdm is installed, nothing where not."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        if not silent:
-            print('no progress bar: pip install "fastact[bench]"', file=sys.stderr)
-        yield lambda text: None
-        return
-    with tqdm(total=total, unit="group", leave=False, disable=None) as bar:
-
-        def tick(text: str) -> None:
-            bar.set_description(text)
-            bar.update()
-
-        yield tick
-
-
 # ---- what is printed -------------------------------------------------------------------------
 
 
@@ -201,7 +182,9 @@ def print_row(peer_names: tuple[str, ...], row: dict) -> None:
     line = f"{head:48} {pretty(own.median):>9} ±{spread:3.0f}%"
     for name, value in times.items():
         ratio = value.median / own.median
-        line += f"  {name} {ratio:.2f}{'!' if ratio < 1 and name.split()[0] in peer_names else ' '}"
+        text = f"{name} {ratio:.2f}"
+        lost = ratio < 1 and name.split()[0] in peer_names
+        line += "  " + (colour(f"{text}!", "red") if lost else f"{text} ")
     write(line)
 
 
