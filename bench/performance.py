@@ -7,16 +7,17 @@
 
 A record belongs to one build: with another, measuring begins anew. The compiler of torch keeps what
 it compiled (TORCHINDUCTOR_CACHE_DIR), so the first run takes some ten minutes longer than others.
-docs/performance/reasons.json says why a cell is lost: a list of {"where": {...}, "reason": "..."},
-where the keys of `where` are those of a row, `suite` and `against`; the first match counts.
+docs/performance/reasons.toml says why a cell is lost. Each [[lost]] has a `why` and the keys of the
+rows that it explains, with a value or a list of them, besides `suite` and `against`; the first that
+fits a cell counts.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RECORDS, PAGE = ROOT / "docs" / "performance", ROOT / "docs" / "performance.md"
 PICTURES = ROOT / "docs" / "pictures" / "performance"
 README, BEGIN, END = ROOT / "README.md", "<!-- generated: performance", "<!-- end -->"
-REASONS = RECORDS / "reasons.json"
+REASONS = RECORDS / "reasons.toml"
 UNEXPLAINED = "not looked into yet"
 AVX2_PEERS = "numpy,scipy,numexpr,torch,jax"
 RUNS = ([], ["elementwise", "--isa", "avx2", "--against", AVX2_PEERS])
@@ -128,7 +129,7 @@ def spread(records: report.Records) -> str:
 
 
 def lost(records: report.Records) -> str:
-    reasons = json.loads(REASONS.read_text()) if REASONS.exists() else []
+    reasons = tomllib.loads(REASONS.read_text()).get("lost", [])
     cells = [
         (name, *cell) for name, data in records.items() if name.split("-")[0] in COMPARED
         for cell in report.lost(data["rows"])
@@ -145,8 +146,9 @@ def lost(records: report.Records) -> str:
 
 def reason(reasons: list[dict], cell: dict) -> str:
     for entry in reasons:
-        if all(cell.get(key) == value for key, value in entry["where"].items()):
-            return entry["reason"]
+        wanted = {key: value for key, value in entry.items() if key != "why"}
+        if all(cell.get(k) in (v if isinstance(v, list) else [v]) for k, v in wanted.items()):
+            return entry["why"]
     return UNEXPLAINED
 
 

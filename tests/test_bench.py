@@ -242,6 +242,21 @@ def test_onednn_without_its_wheels_is_named(short, tmp_path, monkeypatch, capsys
     assert record.load(tmp_path / "onednn.json")["rows"] == []
 
 
+def test_a_peer_that_fails_costs_its_cell_alone(short, tmp_path, monkeypatch, capsys):
+    class Broken(peers.Peer):
+        module = "numpy"
+
+        def elementwise(self, job):
+            return {"forward": timing.Statement("1 / 0")}
+
+    monkeypatch.setitem(peers.PEERS, "jax", Broken())
+    assert run("elementwise", "--against", "jax", out=tmp_path) == 0
+    assert "ZeroDivisionError" in capsys.readouterr().err
+    data = record.load(tmp_path / "elementwise.json")
+    assert data["rows"]
+    assert all("jax" not in row["times"] for row in data["rows"])
+
+
 def test_a_peer_that_computes_something_else_is_named(short, tmp_path, monkeypatch, capsys):
     class Liar(peers.Peer):
         module = "numpy"

@@ -424,10 +424,16 @@ class Peers:
         found = {}
         for name in self.found:
             try:
-                found[name] = getattr(PEERS[name], kind)(job)
+                offered = getattr(PEERS[name], kind)(job)
+                for statement in offered.values():
+                    statement.result()  # what cannot be compiled or run says so here
+                found[name] = offered
             except NotTheSame as reason:
                 if str(reason):
                     self.left_out[f"{name}: {job.label}"] = str(reason)
+            except Exception as error:  # a peer's defect costs its cell alone
+                words = f"{type(error).__name__}: {error}".splitlines()[0]
+                self.left_out[f"{name}: {job.label}"] = words
         return found
 
 
