@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,25 +39,16 @@ COMPARED = ("elementwise", "batchnorm", "onednn", "calls")  # the suites in whic
 # ---- measuring -------------------------------------------------------------------------------
 
 
-def record(seconds: float | None) -> int:
+def record(folder: Path, seconds: float | None) -> int:
     """Run all suites; 0, 1 (a result is wrong) or 3 (the time was up)."""
-    statuses = []
+    end = time.monotonic() + (float("inf") if seconds is None else seconds)
     for run in RUNS:
-        command = [
-            sys.executable,
-            "-m",
-            "fastact",
-            "bench",
-            *run,
-            "--out",
-            str(RECORDS),
-            "--resume",
-        ]
-        command += ["--no-pictures"] + (["--seconds", str(seconds)] if seconds else [])
-        statuses.append(subprocess.run(command, check=False).returncode)
-        if seconds and statuses[-1]:
-            break
-    return max(statuses)
+        left = [] if seconds is None else ["--seconds", f"{max(0.0, end - time.monotonic()):.1f}"]
+        options = [*run, "--out", str(folder), "--resume", "--no-pictures", *left]
+        command = [sys.executable, "-m", "fastact", "bench", *options]
+        if status := subprocess.run(command, check=False).returncode:
+            return status
+    return 0
 
 
 # ---- tables ----------------------------------------------------------------------------------
@@ -276,15 +268,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing")
     parser.add_argument("--record", action="store_true", help="measure first")
-    parser.add_argument("--seconds", type=float, metavar="S", help="measure for S seconds a suite")
+    parser.add_argument("--seconds", type=float, metavar="S", help="measure for about S seconds")
+    parser.add_argument("--records", type=Path, metavar="DIR", default=RECORDS,
+                        help="where the records are (default: docs/performance)")  # fmt: skip
     arguments = parser.parse_args()
-    status = record(arguments.seconds) if arguments.record else 0
-    if status:
+    if arguments.record and (status := record(arguments.records, arguments.seconds)):
         return status
-    records = report.load(RECORDS)
+    return write(report.load(arguments.records), arguments.check)
+
+
+def write(records: report.Records, only_check: bool) -> int:
     wanted = {PAGE: page(records), README: readme(records)}
     stale = [p for p, text in wanted.items() if not p.exists() or p.read_text() != text]
-    if arguments.check:
+    if only_check:
         for path in stale:
             print(f"out of date: {path.relative_to(ROOT)}; run python bench/performance.py")
         return 1 if stale else 0

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -107,7 +107,7 @@ def own(job: Job) -> Contenders:
         "forward out": Statement(f"f({given}, out=out)", **space),
         "backward": Statement(f"f.backward(dy, {given})", **space),
     }
-    if not job.learned:  # a gradient that is summed up has no array to write into
+    if not job.learned:
         gradients = tuple(map(np.empty_like, job.inputs))
         space |= {"out": gradients if job.gated else gradients[0]}
         calls["backward out"] = Statement(f"f.backward(dy, {given}, out=out)", **space)
@@ -138,12 +138,18 @@ def groups(options: argparse.Namespace) -> list[Group]:
     return [
         Group(
             {"activation": name, "n": n},
-            tuple(m for m in options.modes or MODES),
+            modes_of(name, options.modes or MODES),
             functools.partial(build, name, n),
         )
         for name in chosen
         for n in sizes
     ]
+
+
+def modes_of(name: str, wanted: Sequence[str]) -> tuple[str, ...]:
+    """A gradient that is summed up has no array to write into."""
+    learned = name in fastact.activations and fastact.activations[name].learned
+    return tuple(mode for mode in wanted if not (learned and mode == "backward out"))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

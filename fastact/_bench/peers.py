@@ -410,8 +410,8 @@ PEERS = {
 class Peers:
     """The wanted ones that are there, with their versions; `left_out` says why others are not."""
 
-    def __init__(self, wanted: list[str]) -> None:
-        self.left_out: dict[str, str] = {}
+    def __init__(self, wanted: list[str], left_out: dict[str, str]) -> None:
+        self.left_out = left_out
         self.found: dict[str, str] = {}
         for name in wanted:
             try:

@@ -22,12 +22,14 @@ from fastact import _activation, _kernels, _runtime, _ufuncs
 from fastact._bench.timing import Timing
 
 SCHEMA = 1
+# a run that is resumed has these in common with its first part
+SAME = ("schema", "suite", "isa", "build", "config", "machine", "rounds", "against")
 
 
 class Record:
     """The JSON document of a suite: `data`, kept in the file at `path` where there is one."""
 
-    def __init__(self, suite: str, isa: str, path: Path | None, resume: bool) -> None:
+    def __init__(self, suite: str, isa: str, path: Path | None) -> None:
         self.path = path
         self.data = {
             "schema": SCHEMA,
@@ -37,23 +39,29 @@ class Record:
             "config": fastact.config() | {"version": fastact.__version__},
             "machine": machine(),
             "when": datetime.now(UTC).isoformat(timespec="seconds"),
+            "rounds": 0,
+            "against": [],
+            "floor": "",
             "peers": {},
             "skipped": {},
             "failures": [],
             "rows": [],
         }
-        if resume and path is not None and path.exists():
-            self.take_over(json.loads(path.read_text()))
 
-    def take_over(self, old: dict) -> None:
-        """The rows of an interrupted run, if it was one of the same build on the same machine."""
-        same = [old.get(k) == self.data[k] for k in ("schema", "suite", "isa", "config", "build")]
-        if all(same) and old["machine"]["cpu"] == self.data["machine"]["cpu"]:
+    def take_over(self) -> None:
+        """The rows of an interrupted run, if it was one of the same kind."""
+        if self.path is None or not self.path.exists():
+            return
+        old = json.loads(self.path.read_text())
+        if all(old.get(key) == self.data[key] for key in SAME):
+            self.data |= {key: old[key] for key in ("when", "floor", "peers", "skipped")}
             self.data["rows"] = [typed(row) for row in old["rows"]]
-            self.data["when"] = old["when"]
 
     def has(self, key: dict) -> bool:
         return any(all(row.get(k) == v for k, v in key.items()) for row in self.data["rows"])
+
+    def has_all(self, group) -> bool:
+        return all(self.has(group.key | {"mode": mode}) for mode in group.modes)
 
     def add(self, key: dict, **values: object) -> dict:
         row = {**key, **values}

@@ -118,14 +118,13 @@ def again_with(isa: str, suite: Suite, argv: list[str]) -> int:
 def run(suite: Suite, options: argparse.Namespace) -> int:
     isa = fastact.config()["isa"]
     file = options.out and options.out / f"{suite.name}{f'-{isa}' if options.isa else ''}.json"
-    record = Record(suite.name, isa, file, options.resume)
-    found = peers.Peers(options.against)
-    record.data["peers"], record.data["skipped"] = found.found, found.left_out
-    record.data["rounds"], record.data["floor"] = options.rounds, floor.described()
-    show = (lambda row: None) if options.json else functools.partial(print_row, suite.peers)
-    finished = run_groups(suite.groups(options), found, record, options, show)
+    record = Record(suite.name, isa, file)
+    record.data |= {"rounds": options.rounds, "against": options.against}
+    if options.resume:
+        record.take_over()
+    finished = run_groups(suite, record, options)
     record.save()
-    for name, reason in found.left_out.items():
+    for name, reason in record.data["skipped"].items():
         print(f"{name}: left out, {reason}", file=sys.stderr)
     if options.json:
         print(text(record.data))
@@ -134,10 +133,15 @@ def run(suite: Suite, options: argparse.Namespace) -> int:
     return 1 if record.data["failures"] else 0 if finished else UNFINISHED
 
 
-def run_groups(groups, found, record, options, show) -> bool:
+def run_groups(suite: Suite, record: Record, options: argparse.Namespace) -> bool:
     """Whether all groups were run before the time was up."""
-    todo = [g for g in groups if not all(record.has(g.key | {"mode": m}) for m in g.modes)]
+    todo = [group for group in suite.groups(options) if not record.has_all(group)]
     end = time.monotonic() + (float("inf") if options.seconds is None else options.seconds)
+    if not todo or time.monotonic() >= end:  # to import the peers takes seconds
+        return not todo
+    found = peers.Peers(options.against, record.data["skipped"])
+    record.data |= {"peers": found.found, "floor": floor.described()}
+    show = (lambda row: None) if options.json else functools.partial(print_row, suite.peers)
     # a peer's expression may overflow on its way to a right result
     with progress(len(todo), "group", "bench") as tick, np.errstate(all="ignore"):
         for group in todo:
