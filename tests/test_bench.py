@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import GATED, ISA, LEARNED, NAMES, PLAIN, ROOT
+from conftest import GATED, ISA, LEARNED, NAMES, PLAIN, ROOT, once
 
 import fastact as fa
 from fastact import _bench, reference
@@ -416,6 +416,8 @@ def test_a_target_is_met_or_missed(own, met):
 
 @pytest.fixture(scope="module")
 def recorded():
+    if not (ROOT / "docs" / "performance").exists():
+        pytest.skip("needs the source tree")
     return report.load(ROOT / "docs" / "performance")
 
 
@@ -441,13 +443,19 @@ def test_a_picture(recorded, tmp_path):
 
 def test_the_documentation_follows_from_the_records():
     """docs/performance.md and the README's table are those of docs/performance/*.json."""
-    command = [sys.executable, str(ROOT / "bench" / "performance.py"), "--check"]
+    program = ROOT / "bench" / "performance.py"
+    if not program.exists():
+        pytest.skip("needs the source tree")
+    command = [sys.executable, str(program), "--check"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("name", list(SUITES))
 def test_a_script_of_bench_asks_the_same(name):
-    command = [sys.executable, str(ROOT / "bench" / f"{name}.py"), "--help"]
+    program = ROOT / "bench" / f"{name}.py"
+    if not program.exists():
+        pytest.skip("needs the source tree")
+    command = [sys.executable, str(program), "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert SUITES[name].question.split(",")[0].split("?")[0][:40] in " ".join(done.stdout.split())
