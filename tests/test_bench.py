@@ -32,9 +32,7 @@ from fastact._bench import (
     timing,
 )
 
-pytestmark = pytest.mark.skipif(
-    fa.config()["isas"][0] != ISA, reason="once is enough: nothing here depends on the kernels"
-)
+pytestmark = once
 CURVED = NAMES[-2]
 SUITES = {s.SUITE.name: s.SUITE for s in (elementwise, batchnorm, calls, scaling, memory, onednn)}
 TINY = {
