@@ -13,8 +13,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import fastact
+
+if TYPE_CHECKING:
+    from fastact._bench.report import Records
 
 SUITES = {
     "elementwise": "activations, forward and backward, by size",
@@ -97,7 +101,7 @@ def show(folder: Path, arguments: argparse.Namespace) -> None:
         print(f"wrote {arguments.html}", file=sys.stderr)
 
 
-def draw(records: dict, folder: Path) -> None:
+def draw(records: Records, folder: Path) -> None:
     from fastact._bench import charts
 
     try:

@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import functools
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -20,8 +22,8 @@ from fastact import reference
 from fastact._bench import floor, names
 from fastact._bench.elementwise import parameters
 from fastact._bench.peers import Peers, with_mode
-from fastact._bench.suite import OWN, Group, Suite, WrongResult, main, words
-from fastact._bench.timing import Contenders, Statement
+from fastact._bench.suite import OWN, Cell, Group, Suite, WrongResult, main, words
+from fastact._bench.timing import Contenders, Shape, Statement, Statements
 
 SHAPES = (
     (32, 64, 56, 56), (32, 256, 14, 14), (8, 64, 112, 112), (1, 3, 1024, 1024), (128, 3, 32, 32),
@@ -46,7 +48,7 @@ class Job:
 
     gated = False
 
-    def __init__(self, shape: tuple, layout: str, name: str) -> None:
+    def __init__(self, shape: Shape, layout: str, name: str) -> None:
         self.name, self.axis = name, 1 if layout == "NCHW" else -1
         self.label = f"{shape} {layout} {name}"
         function = fastact.activations[name]
@@ -65,11 +67,11 @@ class Job:
         self.sample_exact = reference.activations[name][0](self.sample, *self.values.values())
 
     @property
-    def options(self) -> dict:
+    def options(self) -> dict[str, Any]:
         return self.options_of(slice(None))
 
-    def options_of(self, channels) -> dict:
-        pairs = {k: getattr(self, k)[channels].copy() for k in PER_CHANNEL}
+    def options_of(self, channels: Any) -> dict[str, Any]:
+        pairs: dict[str, Any] = {k: getattr(self, k)[channels].copy() for k in PER_CHANNEL}
         pairs |= {"axis": self.axis, "activation": self.name}
         return pairs | {"activation_params": self.required or None}
 
@@ -109,12 +111,12 @@ def hold(what: str, got: np.ndarray, exact: np.ndarray) -> None:
         raise WrongResult(f"{what}: not what fastact.reference computes")
 
 
-def in_layout(shape: tuple, layout: str) -> tuple:
+def in_layout(shape: Shape, layout: str) -> Shape:
     return shape if layout == "NCHW" or len(shape) == 2 else (shape[0], *shape[2:], shape[1])
 
 
-def own(job: Job) -> Contenders:
-    def step():
+def own(job: Job) -> Statements:
+    def step() -> object:
         y, ctx = fastact.batch_norm_forward(job.x, **options)
         return y, fastact.batch_norm_backward(job.dy, ctx)
 
@@ -136,12 +138,12 @@ def floors(job: Job, mode: str) -> Contenders:
     return found
 
 
-def build(shape: tuple, layout: str, name: str, found: Peers):
+def build(shape: Shape, layout: str, name: str, found: Peers) -> Iterator[Cell]:
     job = Job(shape, layout, name)
     job.check()
     calls = {OWN: own(job), **found.calls("batch_norm", job)}
     for mode in MODES:
-        yield mode, with_mode(calls, mode) | floors(job, mode), {}
+        yield mode, {**with_mode(calls, mode), **floors(job, mode)}, {}
 
 
 def groups(options: argparse.Namespace) -> list[Group]:
@@ -159,7 +161,7 @@ def groups(options: argparse.Namespace) -> list[Group]:
     ]
 
 
-def shape_list(value: str) -> list[tuple]:
+def shape_list(value: str) -> list[Shape]:
     return [tuple(map(int, shape.split("x"))) for shape in words(value)]
 
 

@@ -10,22 +10,23 @@ from __future__ import annotations
 import argparse
 import functools
 import sys
+from collections.abc import Iterator
 
 import fastact
 from fastact._bench import batchnorm, elementwise, names
 from fastact._bench.peers import Peers, with_mode
-from fastact._bench.suite import OWN, Group, Suite, main
-from fastact._bench.timing import Statement
+from fastact._bench.suite import OWN, Cell, Group, Suite, main
+from fastact._bench.timing import Statement, Statements
 
 SHAPE = (32, 64)
 MODES = ("forward", "forward out", "backward")
 
 
-def build_call(n: int, found: Peers):
+def build_call(n: int, found: Peers) -> Iterator[Cell]:
     job = elementwise.Job(names.CALL, n)
     calls = {OWN: elementwise.own(job), **found.calls("elementwise", job)}
     job.hold(calls[OWN])
-    yardstick = {
+    yardstick: Statements = {
         "forward": Statement("f(x)", f=names.YARDSTICK, x=job.x),
         "forward out": Statement("f(x, out=out)", f=names.YARDSTICK, x=job.x, out=job.out),
     }
@@ -34,7 +35,7 @@ def build_call(n: int, found: Peers):
         yield mode, with_mode(calls, mode), {}
 
 
-def build_step(found: Peers):
+def build_step(found: Peers) -> Iterator[Cell]:
     job = batchnorm.Job(SHAPE, "NC", names.CALL)
     job.check()
     calls = {OWN: batchnorm.own(job), **found.calls("batch_norm", job)}
@@ -48,7 +49,7 @@ def build_step(found: Peers):
 def layer_step(job: batchnorm.Job) -> Statement:
     layer = fastact.BatchNorm(SHAPE[1], activation=job.name)
 
-    def step():
+    def step() -> object:
         layer(job.x)
         return layer.backward(job.dy)
 
@@ -64,9 +65,9 @@ def torch_layer_step(job: batchnorm.Job) -> Statement:
     layer = torch.nn.BatchNorm1d(SHAPE[1])
     x, dy = torch.from_numpy(job.x).requires_grad_(), torch.from_numpy(job.dy)
 
-    def step():
+    def step() -> object:
         x.grad = layer.weight.grad = layer.bias.grad = None
-        act(layer(x)).backward(dy)
+        return act(layer(x)).backward(dy)
 
     return Statement(step)
 

@@ -5,10 +5,16 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import fastact
 from fastact._bench import report
 from fastact._bench.suite import OWN
+from fastact._bench.timing import Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLOURS = {
     OWN: "#d55e00", "torch": "#0072b2", "compile": "#56b4e9", "jax": "#009e73", "numpy": "#999999",
@@ -18,6 +24,8 @@ LABELS = {
     "compile": "torch.compile", "jax": "jax jit", "numpy": "NumPy", "scipy": "SciPy",
     "torch": "torch eager", "onednn": "oneDNN", "onednn blocked": "oneDNN nChw16c",
 }  # fmt: skip
+Label = Callable[[Row], str]
+Value = Callable[[Row], float | None]
 ARRAYS = {"forward": 2, "backward": 3}  # moved: x and y; dy, x and dx
 GATED_ARRAYS = {"forward": 3, "backward": 5}
 
@@ -26,13 +34,13 @@ def label(name: str) -> str:
     return LABELS.get(name, name)
 
 
-def figure(*args, **kwargs):
+def figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
-    return Figure(*args, layout="constrained", **kwargs)
+    return Figure(figsize=(width, height), layout="constrained")
 
 
-def png(drawing, dpi: int = 100) -> bytes:
+def png(drawing: Figure, dpi: int = 100) -> bytes:
     """With a palette: a third of the bytes."""
     from PIL import Image
 
@@ -45,7 +53,7 @@ def png(drawing, dpi: int = 100) -> bytes:
 # ---- speed against size ----------------------------------------------------------------------
 
 
-def speeds(rows: list[dict], name: str) -> tuple[list[int], list[float]]:
+def speeds(rows: list[Row], name: str) -> tuple[list[int], list[float]]:
     """Sizes, and memory moved in GB/s by one contender."""
     chosen = sorted((row for row in rows if name in row["times"]), key=lambda row: row["n"])
     arrays = GATED_ARRAYS if rows[0]["activation"] in fastact.gated else ARRAYS
@@ -54,7 +62,7 @@ def speeds(rows: list[dict], name: str) -> tuple[list[int], list[float]]:
     return sizes, [size * row["n"] / row["times"][name].median for row in chosen]
 
 
-def draw_speed(axes, rows: list[dict]) -> None:
+def draw_speed(axes: Axes, rows: list[Row]) -> None:
     """One activation in one mode: a line a contender, the floor dashed."""
     rows = sorted(rows, key=lambda row: row["n"])
     for name in [*report.peers_of(rows), OWN]:
@@ -68,26 +76,26 @@ def draw_speed(axes, rows: list[dict]) -> None:
     axes.tick_params(labelsize=7)
 
 
-def by_activation(rows: list[dict], mode: str) -> dict[str, list[dict]]:
-    found: dict[str, list[dict]] = {}
+def by_activation(rows: list[Row], mode: str) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
     for row in rows:
         if row["mode"] == mode:
             found.setdefault(row["activation"], []).append(row)
     return found
 
 
-def speed_panels(rows: list[dict], mode: str, columns: int = 5):
+def speed_panels(rows: list[Row], mode: str, columns: int = 5) -> Figure:
     """Small multiples: a panel an activation."""
     groups = by_activation(rows, mode)
     height = math.ceil(len(groups) / columns)
-    drawing = figure(figsize=(2.5 * columns, 1.9 * height + 0.9))
+    drawing = figure(2.5 * columns, 1.9 * height + 0.9)
     panels = drawing.subplots(height, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for axes, (name, own_rows) in zip(panels, groups.items(), strict=False):
         draw_speed(axes, own_rows)
         axes.set_title(name, fontsize=9)
     for axes in panels[len(groups) :]:
         axes.set_visible(False)
-    handles = {}
+    handles: dict[str, Any] = {}
     for axes in panels[: len(groups)]:
         handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     drawing.legend(handles.values(), handles, loc="outside upper center", ncols=8, fontsize=8)
@@ -96,9 +104,9 @@ def speed_panels(rows: list[dict], mode: str, columns: int = 5):
     return drawing
 
 
-def speed_panel(rows: list[dict], name: str, mode: str):
+def speed_panel(rows: list[Row], name: str, mode: str) -> Figure:
     """One panel alone, for a narrow page."""
-    drawing = figure(figsize=(4.2, 3))
+    drawing = figure(4.2, 3)
     axes = drawing.subplots()
     draw_speed(axes, rows)
     axes.set_title(f"{name}, {mode}", fontsize=9)
@@ -112,12 +120,12 @@ def speed_panel(rows: list[dict], name: str, mode: str):
 
 
 def heat_map(
-    rows: list[dict], row_of: Callable, column_of: Callable, value_of: Callable, title: str
-):
+    rows: list[Row], row_of: Label, column_of: Label, value_of: Value, title: str
+) -> Figure:
     """Ratios as colours and numbers: blue where fastact is faster, red where a cell is lost."""
     names = list(dict.fromkeys(row_of(row) for row in rows))
     columns = list(dict.fromkeys(column_of(row) for row in rows))
-    drawing = figure(figsize=(2.4 + 0.62 * len(columns), 1.3 + 0.24 * len(names)))
+    drawing = figure(2.4 + 0.62 * len(columns), 1.3 + 0.24 * len(names))
     axes = drawing.subplots()
     for row in rows:
         if (value := value_of(row)) is None:
@@ -134,7 +142,7 @@ def heat_map(
     return drawing
 
 
-def paint(axes, x: int, y: int, value: float) -> None:
+def paint(axes: Axes, x: int, y: int, value: float) -> None:
     from matplotlib import colormaps
     from matplotlib.patches import Rectangle
 
@@ -156,13 +164,13 @@ def number(value: float) -> str:
     return f"{value:.2f}" if value < 9.95 else f"{value:.0f}"
 
 
-def elementwise_map(rows: list[dict], modes: tuple[str, ...], title: str):
+def elementwise_map(rows: list[Row], modes: tuple[str, ...], title: str) -> Figure:
     chosen = [row for row in rows if row["mode"] in modes]
     return heat_map(chosen, lambda r: r["activation"], lambda r: f"{r['mode']}\n{r['n']:,}",
                     report.against_the_best, title)  # fmt: skip
 
 
-def batchnorm_map(rows: list[dict], peer: str):
+def batchnorm_map(rows: list[Row], peer: str) -> Figure:
     return heat_map(
         [row for row in rows if peer in row["times"]],
         lambda r: f"{r['shape']} {r['layout']}",
@@ -175,11 +183,11 @@ def batchnorm_map(rows: list[dict], peer: str):
 # ---- the training step -----------------------------------------------------------------------
 
 
-def steps(rows: list[dict], activation: str):
+def steps(rows: list[Row], activation: str) -> Figure:
     """Training steps, a group of bars a shape: speed as a share of the floor's."""
     chosen = [r for r in rows if r["mode"] == "step" and r["activation"] == activation]
     contenders = [OWN, *report.peers_of(chosen)]
-    drawing = figure(figsize=(9, 3.6))
+    drawing = figure(9, 3.6)
     axes = drawing.subplots()
     width = 0.8 / len(contenders)
     for k, name in enumerate(contenders):
@@ -196,12 +204,12 @@ def steps(rows: list[dict], activation: str):
     return drawing
 
 
-def own_over(row: dict, name: str) -> float:
+def own_over(row: Row, name: str) -> float:
     """A contender's time over fastact's."""
     return 1.0 if name == OWN else report.ratio(row, name) if name in row["times"] else math.inf
 
 
-def all_of(records: report.Records) -> Iterator[tuple[str, object]]:
+def all_of(records: report.Records) -> Iterator[tuple[str, Figure]]:
     """(name of the file, figure) for everything that a page shows."""
     from fastact._bench import names
 

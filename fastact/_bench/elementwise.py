@@ -11,7 +11,8 @@ from __future__ import annotations
 import argparse
 import functools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,8 +20,8 @@ import fastact
 from fastact import reference
 from fastact._bench import floor, names
 from fastact._bench.peers import Peers, with_mode
-from fastact._bench.suite import OWN, Group, Suite, WrongResult, main, words
-from fastact._bench.timing import Contenders, Statement
+from fastact._bench.suite import OWN, Cell, Group, Suite, WrongResult, main, words
+from fastact._bench.timing import Statement, Statements
 
 SIZES = (1, 64, 4_096, 100_000, 1_000_000, 16_000_000)
 QUICK_SIZES = (64, 100_000)
@@ -30,10 +31,11 @@ PERIOD = 1 << 16  # elements after which the data repeat: the reference has to b
 CANCELLED = 2.0**-30
 
 
-def parameters(defaults: Mapping[str, float | None]) -> tuple[dict, dict]:
+def parameters(defaults: Mapping[str, float | None]) -> tuple[dict[str, float], dict[str, float]]:
     """The values of all parameters, and of those that have no default and so have to be given."""
     required = {name: REQUIRED for name, default in defaults.items() if default is None}
-    return {**defaults, **required}, required
+    values = {name: REQUIRED if default is None else default for name, default in defaults.items()}
+    return values, required
 
 
 class Job:
@@ -61,9 +63,10 @@ class Job:
     @functools.cached_property
     def sample_exact(self) -> np.ndarray:
         inputs = np.split(self.sample, 2) if self.gated else [self.sample]
-        return self.value(*inputs, *self.values.values())
+        exact: np.ndarray = self.value(*inputs, *self.values.values())
+        return exact
 
-    def hold(self, calls: Contenders) -> None:
+    def hold(self, calls: Statements) -> None:
         """What is going to be timed computes what the reference computes."""
         given = [a[:PERIOD] for a in self.inputs] + list(self.values.values())
         exact = {
@@ -81,8 +84,9 @@ def normal(n: int, seed: int) -> np.ndarray:
     return np.resize(rng.standard_normal(min(n, PERIOD), dtype=np.float32), n)
 
 
-def first(result):
-    return result[0] if isinstance(result, tuple) else result
+def first(result: Any) -> np.ndarray:
+    part: np.ndarray = result[0] if isinstance(result, tuple) else result
+    return part
 
 
 def close(got: np.ndarray, exact: np.ndarray) -> bool:
@@ -98,7 +102,7 @@ def repeats(result: np.ndarray) -> bool:
     return np.array_equal(bits[PERIOD:], bits[: max(0, bits.size - PERIOD)])
 
 
-def own(job: Job) -> Contenders:
+def own(job: Job) -> Statements:
     space = {"f": job.function, "x": job.x, "dy": job.dy, "out": job.out}
     space |= {"rest": (*job.inputs[1:], *job.required.values())}
     given = "x, *rest" if space["rest"] else "x"
@@ -121,12 +125,12 @@ def passes(job: Job, mode: str) -> str:
     return "ca" if job.gated else "a"
 
 
-def build(name: str, n: int, found: Peers):
+def build(name: str, n: int, found: Peers) -> Iterator[Cell]:
     job = Job(name, n)
     calls = {OWN: own(job), **found.calls("elementwise", job)}
     job.hold(calls[OWN])
     for mode in calls[OWN]:
-        yield mode, with_mode(calls, mode) | floor.contenders(passes(job, mode), n), {}
+        yield mode, {**with_mode(calls, mode), **floor.contenders(passes(job, mode), n)}, {}
 
 
 def groups(options: argparse.Namespace) -> list[Group]:

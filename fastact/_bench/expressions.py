@@ -8,7 +8,7 @@ from collections.abc import Container
 
 import numpy as np
 
-EXTREMES = {"max": ast.Gt, "min": ast.Lt}
+EXTREMES: dict[str, type[ast.cmpop]] = {"max": ast.Gt, "min": ast.Lt}
 
 
 class ForNumexpr(ast.NodeTransformer):
@@ -23,33 +23,33 @@ class ForNumexpr(ast.NodeTransformer):
         self.constants[name] = np.float32(value)
         return ast.Name(name)
 
-    def visit_Constant(self, node):
-        return self.constant(node.value)
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        return self.constant(ast.literal_eval(node))
 
-    def visit_Name(self, node):
+    def visit_Name(self, node: ast.Name) -> ast.AST:
         return self.constant(self.values[node.id]) if node.id in self.values else node
 
-    def visit_IfExp(self, node):
+    def visit_IfExp(self, node: ast.IfExp) -> ast.AST:
         self.generic_visit(node)
         return call("where", node.test, node.body, node.orelse)
 
-    def visit_Compare(self, node):
+    def visit_Compare(self, node: ast.Compare) -> ast.AST:
         self.generic_visit(node)
         sides = [node.left, *node.comparators]
         pairs = [ast.Compare(a, [op], [b]) for a, op, b in zip(sides, node.ops, sides[1:])]  # noqa: B905
-        whole = pairs[0]
+        whole: ast.expr = pairs[0]
         for pair in pairs[1:]:
             whole = ast.BinOp(whole, ast.BitAnd(), pair)
         return whole
 
-    def visit_Call(self, node):
+    def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)
-        if (order := EXTREMES.get(node.func.id)) is None:
+        if (order := EXTREMES.get(ast.unparse(node.func))) is None:
             return node
         a, b = node.args  # numexpr's maximum would make float64 of float32
         return call("where", ast.Compare(a, [order()], [b]), a, b)
 
-    def visit_BinOp(self, node):
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
         if (value := number(node)) is not None:
             return self.constant(value)
         if isinstance(node.op, ast.Pow):  # an integer power: numexpr multiplies

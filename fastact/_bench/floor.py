@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 import fastact
-from fastact._bench.timing import Times
+from fastact._bench.timing import Contenders, Times
 
 SOURCE = Path(__file__).with_name("floor.c")
 FLAGS = ("-O2", "-fopenmp", "-shared", "-fPIC", "-Wall")
@@ -61,11 +61,15 @@ def aligned(n: int) -> np.ndarray:
 class Compiled:
     """Passes of floor.c: c(opy), a(dd), r(ead), b(oth read)."""
 
-    def __init__(self, program: str, arrays: list, n: int, threads: int, streams: bool) -> None:
+    def __init__(
+        self, program: str, arrays: list[np.ndarray], n: int, threads: int, streams: bool
+    ) -> None:
+        code = library()
+        assert code is not None
         self.arrays = arrays  # kept alive
         pointers = [array.ctypes.data for array in arrays]
         self.call = functools.partial(
-            library().floor_run, program.encode(), *pointers, n, threads, int(streams)
+            code.floor_run, program.encode(), *pointers, n, threads, int(streams)
         )
 
     def time(self, repeats: int) -> float:
@@ -77,7 +81,7 @@ class Compiled:
 class WithNumpy:
     """The same passes by NumPy, a share of the arrays a thread."""
 
-    def __init__(self, program: str, arrays: list, threads: int) -> None:
+    def __init__(self, program: str, arrays: list[np.ndarray], threads: int) -> None:
         shares = zip(*(np.array_split(array, threads) for array in arrays), strict=True)
         self.program, self.shares = program, list(shares)
 
@@ -92,7 +96,7 @@ class WithNumpy:
                 thread.join()
         return (time.perf_counter() - begin) / repeats
 
-    def run(self, x, dy, y, dx) -> None:
+    def run(self, x: np.ndarray, dy: np.ndarray, y: np.ndarray, dx: np.ndarray) -> None:
         for what in self.program:
             if what == "c":
                 np.copyto(y, x)
@@ -104,7 +108,7 @@ class WithNumpy:
                     dy.max()
 
 
-def contenders(program: str, n: int, name: str = PREFIX) -> dict[str, Compiled | WithNumpy]:
+def contenders(program: str, n: int, name: str = PREFIX) -> Contenders:
     """The ways to make these passes over n elements; the best of them is the floor."""
     size = (n + 15) // 16 * 16
     # x, dy, y, dx; what the passes do not touch is not there

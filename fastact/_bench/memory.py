@@ -15,15 +15,17 @@ import gc
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import fastact
 from fastact._bench import elementwise, names
 from fastact._bench.peers import Peers, torch_function
-from fastact._bench.suite import OWN, Group, Suite, main
+from fastact._bench.suite import OWN, Cell, Group, Suite, main
+from fastact._bench.timing import Shape
 
 CALL_SHAPES = (16_000_000,), (4_000_000,)  # and with --quick
 STEP_SHAPES = (32, 64, 56, 56), (32, 64, 28, 28)
@@ -49,7 +51,7 @@ def give_back() -> None:
         trim(0)
 
 
-def examine(side: str, question: str, shape: tuple[int, ...]) -> dict[str, float]:
+def examine(side: str, question: str, shape: Shape) -> dict[str, float]:
     """The growths, in units of x, of one call that a rehearsal on few elements went before."""
     calls_of = SIDES[side]
     calls_of(*data(REHEARSAL[len(shape)]))[question]()
@@ -72,7 +74,7 @@ def examine(side: str, question: str, shape: tuple[int, ...]) -> dict[str, float
     return {key: value / size for key, value in found.items()}
 
 
-def data(shape: tuple[int, ...]) -> list[np.ndarray]:
+def data(shape: Shape) -> list[np.ndarray]:
     return [np.random.default_rng(k).standard_normal(shape, dtype=np.float32) for k in (0, 1)]
 
 
@@ -83,13 +85,13 @@ class Kept:
         self.y, self.context = y, context
 
 
-def fastact_calls(x: np.ndarray, dy: np.ndarray) -> dict[str, Callable]:
+def fastact_calls(x: np.ndarray, dy: np.ndarray) -> dict[str, Callable[[], object]]:
     f = fastact.activations[names.ARITHMETIC]
 
-    def forward():
+    def forward() -> Any:
         return fastact.batch_norm_forward(x, activation=f)
 
-    def step():
+    def step() -> object:
         y, ctx = forward()
         return y, fastact.batch_norm_backward(dy, ctx)
 
@@ -102,24 +104,24 @@ def fastact_calls(x: np.ndarray, dy: np.ndarray) -> dict[str, Callable]:
     }
 
 
-def torch_calls(x: np.ndarray, dy: np.ndarray) -> dict[str, Callable]:
+def torch_calls(x: np.ndarray, dy: np.ndarray) -> dict[str, Callable[[], object]]:
     import torch
     from torch.nn.functional import batch_norm
 
     f = torch_function(elementwise.Job(names.ARITHMETIC, 1))
-    plain, dy = torch.from_numpy(x), torch.from_numpy(dy)
+    plain, gradient = torch.from_numpy(x), torch.from_numpy(dy)
     leaf = plain.detach().requires_grad_()
 
-    def layer():
+    def layer() -> Any:
         return f(batch_norm(leaf, None, None, training=True))
 
-    def forward():
+    def forward() -> Kept:
         y = layer()
         return Kept(y, y.grad_fn)
 
-    def step():
+    def step() -> object:
         y = layer()
-        y.backward(dy)
+        y.backward(gradient)
         return y, leaf
 
     return {"call": lambda: f(plain), "step": step, "forward of a step": forward}
@@ -132,21 +134,22 @@ SIDES = {OWN: fastact_calls, "torch": torch_calls}
 ANSWERED = {OWN: tuple(QUESTIONS), "torch": ("call", "step", "forward of a step")}
 
 
-def worker(*what: object) -> None:
-    print(json.dumps(examine(*what)))
+def worker(side: str, question: str, shape: Shape) -> None:
+    print(json.dumps(examine(side, question, shape)))
 
 
 # ---- the suite -------------------------------------------------------------------------------
 
 
-def measured(*what: object) -> dict[str, float]:
-    code = f"from fastact._bench.memory import worker; worker(*{what!r})"
+def measured(side: str, question: str, shape: Shape) -> dict[str, float]:
+    code = f"from fastact._bench.memory import worker; worker{side, question, shape!r}"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
 
 
-def build(question: str, shape: tuple[int, ...], found: Peers):
+def build(question: str, shape: Shape, found: Peers) -> Iterator[Cell]:
     sides = [side for side in (OWN, *found.found) if question in ANSWERED[side]]
     by_side = {side: measured(side, question, shape) for side in sides}
     for mode in QUESTIONS[question]:

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -23,8 +24,8 @@ import numpy as np
 import fastact
 from fastact._bench import batchnorm, names
 from fastact._bench.peers import NotTheSame, Peers, require
-from fastact._bench.suite import OWN, Group, Suite, main
-from fastact._bench.timing import Contenders, Statement
+from fastact._bench.suite import OWN, Cell, Group, Suite, main
+from fastact._bench.timing import Contenders, Shape, Statement, Statements
 
 SOURCE = Path(__file__).with_name("onednn.cpp")
 WHEELS = "onednn-cpu-gomp", "onednn-devel-cpu-gomp"
@@ -35,10 +36,12 @@ BLOCK = 16  # channels of a block
 MODES = ("forward out", "backward out")
 
 
-def file_of(wheel: str, name: str) -> Path:
-    """The installed file of a wheel with this name."""
+def file_of(wheel: str, *parts: str) -> Path:
+    """The installed file of a wheel whose path ends so."""
     return next(
-        Path(file.locate()).resolve() for file in metadata.files(wheel) if file.name == name
+        Path(str(file.locate())).resolve()
+        for file in metadata.files(wheel) or ()
+        if file.parts[-len(parts) :] == parts
     )
 
 
@@ -49,15 +52,12 @@ def build_program(folder: Path) -> Path:
         raise ImportError("there is no g++ to build onednn.cpp with")
     try:
         library = file_of(WHEELS[0], "libdnnl.so.3")
-        header = next(
-            Path(f.locate()) for f in metadata.files(WHEELS[1])
-            if f.parts[-3:] == ("oneapi", "dnnl", "dnnl.hpp")
-        )  # fmt: skip
+        header = file_of(WHEELS[1], "oneapi", "dnnl", "dnnl.hpp")
     except (metadata.PackageNotFoundError, StopIteration):
         raise ImportError(f"pip install {' '.join(WHEELS)}") from None
     program = folder / "onednn"
     command = [compiler, "-O2", "-std=c++17", str(SOURCE), "-o", str(program), str(library)]
-    command += [f"-I{header.parents[2].resolve()}", f"-Wl,-rpath,{library.parent}"]
+    command += [f"-I{header.parents[2]}", f"-Wl,-rpath,{library.parent}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ImportError(f"onednn.cpp does not compile: {done.stderr.splitlines()[0]}")
@@ -67,7 +67,7 @@ def build_program(folder: Path) -> Path:
 class Program:
     """The running program, for one shape and layout."""
 
-    def __init__(self, program: Path, job: batchnorm.Job, shape: tuple, layout: str) -> None:
+    def __init__(self, program: Path, job: batchnorm.Job, shape: Shape, layout: str) -> None:
         self.folder = tempfile.TemporaryDirectory()
         given, written = (Path(self.folder.name, name) for name in ("input", "output"))
         with given.open("wb") as file:
@@ -78,16 +78,21 @@ class Program:
             [str(program), *map(str, shape), layout, str(given), str(written)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | threads,
         )  # fmt: skip
-        if self.process.stdout.readline() != "ready\n":
+        if self.answer() != "ready":
             raise NotTheSame(f"oneDNN refuses {shape} in {layout}")
         y, dx = np.fromfile(written, np.float32)[: 2 * job.x.size].reshape(2, *job.x.shape)
         require(job.some(y), job.exact_forward)
         require(job.some(dx), job.exact_gradient)
 
+    def answer(self, question: str = "") -> str:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(question)
+        self.process.stdin.flush()
+        return self.process.stdout.readline().strip()
+
     def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
-        self.process.stdout.close()
+        self.process.communicate()
         self.folder.cleanup()
 
 
@@ -95,15 +100,13 @@ class Timed:
     """One direction of a running program."""
 
     def __init__(self, program: Program, direction: str) -> None:
-        self.process, self.direction = program.process, direction
+        self.program, self.direction = program, direction
 
     def time(self, repeats: int) -> float:
-        self.process.stdin.write(f"{self.direction} {repeats}\n")
-        self.process.stdin.flush()
-        return float(self.process.stdout.readline())
+        return float(self.program.answer(f"{self.direction} {repeats}\n"))
 
 
-def own(job: batchnorm.Job) -> dict[str, Statement]:
+def own(job: batchnorm.Job) -> Statements:
     y, dx = np.empty_like(job.x), np.empty_like(job.x)
     options = job.options | {"running_mean": None, "running_var": None, "training": True}
     space = {"fa": fastact, "x": job.x, "options": options, "y": y, "dy": job.dy, "dx": dx}
@@ -114,12 +117,13 @@ def own(job: batchnorm.Job) -> dict[str, Statement]:
     }
 
 
-def build(shape: tuple, layout: str, found: Peers):
+def build(shape: Shape, layout: str, found: Peers) -> Iterator[Cell]:
     if "onednn" not in found.found:
         return
     job = batchnorm.Job(shape, layout, names.ONEDNN)
     job.check()
-    calls, running = own(job), {}
+    calls = own(job)
+    running: dict[str, Program] = {}
     try:
         for label, theirs in LAYOUTS[layout].items():
             if theirs != "blocked" or shape[1] % BLOCK == 0:
@@ -134,7 +138,9 @@ def build(shape: tuple, layout: str, found: Peers):
             program.close()
 
 
-def started(label: str, theirs: str, job: batchnorm.Job, shape: tuple, found: Peers) -> dict:
+def started(
+    label: str, theirs: str, job: batchnorm.Job, shape: Shape, found: Peers
+) -> dict[str, Program]:
     try:
         return {label: Program(the_program(), job, shape, theirs)}
     except NotTheSame as reason:

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastact._bench import charts, report
+from fastact._bench.timing import Row
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 STYLE = """
 :root { --ink: #1b1f24; --soft: #5d6672; --line: #dfe3e8; --back: #fff; --own: #d55e00; }
@@ -108,7 +113,9 @@ def has_peers(name: str) -> bool:
     return name.split("-")[0] in ("elementwise", "batchnorm", "onednn", "calls")
 
 
-def heat(rows: list[dict], row_of: Callable, column_of: Callable, value_of: Callable) -> str:
+def heat(
+    rows: list[Row], row_of: charts.Label, column_of: charts.Label, value_of: charts.Value
+) -> str:
     """A table of ratios, coloured as the heat maps of `charts`."""
     columns = list(dict.fromkeys(map(column_of, rows)))
     values = {(row_of(row), column_of(row)): value_of(row) for row in rows}
@@ -151,7 +158,7 @@ def heat_maps(records: report.Records) -> Iterator[str]:
 # ---- pictures --------------------------------------------------------------------------------
 
 
-def embedded(figure, alternative: str) -> str:
+def embedded(figure: Figure, alternative: str) -> str:
     data = base64.b64encode(charts.png(figure)).decode()
     return f'<img alt="{text(alternative)}" src="data:image/png;base64,{data}">'
 

@@ -12,12 +12,21 @@ import functools
 import importlib
 import os
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fastact import _demo_numpy
 from fastact._bench import expressions, names
-from fastact._bench.timing import Contenders, Statement
+from fastact._bench.timing import Statement, Statements
+
+if TYPE_CHECKING:
+    from fastact._bench.batchnorm import Job as BatchNormJob
+    from fastact._bench.elementwise import Job as ElementwiseJob
+
+Job: TypeAlias = "BatchNormJob | ElementwiseJob"
+Function = Callable[..., Any]
 
 # the compiler's worker processes would take cores from whoever is timed
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
@@ -36,7 +45,7 @@ def plain(name: str) -> str:
     return name.replace("_", "")
 
 
-def candidates(name: str, modules: tuple) -> Iterator[Callable]:
+def candidates(name: str, modules: tuple[Any, ...]) -> Iterator[Function]:
     """Functions with our name, or that begin it and take `approximate`, or as `names` has it."""
     for module in modules:
         for theirs in dir(module):
@@ -52,20 +61,22 @@ def candidates(name: str, modules: tuple) -> Iterator[Callable]:
         yield from (getattr(module, s) for s in names.SPELLINGS.get(name, ()) if hasattr(module, s))
 
 
-def same(got, exact) -> bool:
-    got, exact = np.asarray(got), np.asarray(exact)
+def same(got: ArrayLike, exact: np.ndarray) -> bool:
+    got = np.asarray(got)
     if got.shape != exact.shape or got.dtype != np.float32:
         return False
     # on average: beside a kink a peer's rounding may fall on the other side
     return bool(np.abs(got - exact).mean() <= CLOSE * max(np.abs(exact).mean(), 1e-30))
 
 
-def require(got, exact) -> None:
+def require(got: ArrayLike, exact: np.ndarray) -> None:
     if not same(got, exact):
         raise NotTheSame("its result differs from the reference by more than 1e-3")
 
 
-def first_that_fits(options: Iterator[Callable], job, run: Callable) -> Callable:
+def first_that_fits(
+    options: Iterator[Function], job: Job, run: Callable[[Function], np.ndarray]
+) -> Function:
     """The first function whose values on a sample of the job are right; run(call) evaluates it."""
     for call in options:
         try:
@@ -85,7 +96,7 @@ class Peer:
 
     def version(self) -> str:
         """ImportError says what is missing."""
-        return importlib.import_module(self.module).__version__
+        return str(importlib.import_module(self.module).__version__)
 
 
 class Numpy(Peer):
@@ -93,7 +104,7 @@ class Numpy(Peer):
 
     module = "numpy"
 
-    def elementwise(self, job) -> Contenders:
+    def elementwise(self, job: ElementwiseJob) -> Statements:
         if job.gated:
             raise NotTheSame
         expression = _demo_numpy.expression(job.name)
@@ -101,7 +112,7 @@ class Numpy(Peer):
         required = _demo_numpy.required_parameters(job.name)
         params = {name: np.float32(job.values[name]) for name in required}
         space = {"x": job.x, "dy": job.dy, "out": job.out, "params": params}
-        calls: Contenders = {}
+        calls: Statements = {}
         if ufunc is not None:
             calls["forward"] = Statement("f(x)", f=ufunc, **space)
             calls["forward out"] = Statement("f(x, out=out)", f=ufunc, **space)
@@ -122,12 +133,12 @@ class Scipy(Peer):
 
     module = "scipy"
 
-    def elementwise(self, job) -> Contenders:
-        import scipy.special
+    def elementwise(self, job: ElementwiseJob) -> Statements:
+        from scipy import special
 
         if job.gated:
             raise NotTheSame
-        options = candidates(job.name, (scipy.special,))
+        options = candidates(job.name, (special,))
         call = first_that_fits(options, job, lambda f: f(job.sample))
         return {
             "forward": Statement("f(x)", f=call, x=job.x),
@@ -140,7 +151,7 @@ class Numexpr(Peer):
 
     module = "numexpr"
 
-    def elementwise(self, job) -> Contenders:
+    def elementwise(self, job: ElementwiseJob) -> Statements:
         import numexpr
 
         import fastact
@@ -162,7 +173,7 @@ class Numexpr(Peer):
 # ---- torch -----------------------------------------------------------------------------------
 
 
-def torch_function(job) -> Callable:
+def torch_function(job: Job) -> Function:
     import torch
 
     modules = (torch.nn.functional, torch, torch.special)
@@ -172,7 +183,7 @@ def torch_function(job) -> Callable:
     )
 
 
-def torch_args(job) -> tuple:
+def torch_args(job: Job) -> tuple[Any, ...]:
     """The parameters that have no default; the learned ones as tensors."""
     import torch
 
@@ -187,7 +198,7 @@ class Torch(Peer):
 
     module = "torch"
 
-    def elementwise(self, job) -> Contenders:
+    def elementwise(self, job: ElementwiseJob) -> Statements:
         import torch
 
         call, args = torch_function(job), torch_args(job)
@@ -199,7 +210,9 @@ class Torch(Peer):
         calls["backward"] = self.backward(job, call, x, args)
         return calls
 
-    def with_out(self, job, call, x, args) -> Statement | None:
+    def with_out(
+        self, job: ElementwiseJob, call: Function, x: Any, args: tuple[Any, ...]
+    ) -> Statement | None:
         """The variant that writes into a tensor, where there is one: the operator has it if any."""
         import torch
 
@@ -208,6 +221,8 @@ class Torch(Peer):
         name, keywords = operator.__name__, getattr(call, "keywords", {})
         overload = getattr(getattr(torch.ops.aten, name, None), "out", None)
         for option in (getattr(torch._C._nn, name, None), operator, overload):
+            if option is None:
+                continue
             try:
                 option(x, *args, **keywords, out=out)
             except Exception:
@@ -216,7 +231,9 @@ class Torch(Peer):
             return Statement("f(x, *args, **keywords, out=out)", **space)
         return None
 
-    def backward(self, job, call, x, args) -> Statement:
+    def backward(
+        self, job: ElementwiseJob, call: Function, x: Any, args: tuple[Any, ...]
+    ) -> Statement:
         """autograd's backward alone: the forward has been recorded and is kept."""
         import torch
 
@@ -229,14 +246,14 @@ class Torch(Peer):
         space = {"grad": torch.autograd.grad, "inputs": (leaf, *learned)}
         return Statement(source, y=y, dy=torch.from_numpy(job.dy), **space)
 
-    def batch_norm(self, job) -> Contenders:
+    def batch_norm(self, job: BatchNormJob) -> Statements:
         return torch_batch_norm(job, torch_function(job), lambda f: f)
 
 
 class Compile(Torch):
     """torch.compile with its defaults, on the same functions."""
 
-    def elementwise(self, job) -> Contenders:
+    def elementwise(self, job: ElementwiseJob) -> Statements:
         import torch
         from torch._functorch import config
 
@@ -247,16 +264,16 @@ class Compile(Torch):
         statement = Statement("f(x, *args)" if args else "f(x)", f=compiled, x=x, args=args)
         return {"forward": statement, "backward": self.backward(job, compiled, x, args)}
 
-    def batch_norm(self, job) -> Contenders:
+    def batch_norm(self, job: BatchNormJob) -> Statements:
         import torch
 
         return torch_batch_norm(job, torch_function(job), torch.compile)
 
 
-_compiled: dict[str, Callable] = {}
+_compiled: dict[str, Function] = {}
 
 
-def compiled_once(name: str, call: Callable) -> Callable:
+def compiled_once(name: str, call: Function) -> Function:
     """One compiled function an activation, whatever the sizes, as a program would hold it."""
     import torch
 
@@ -267,20 +284,24 @@ def compiled_once(name: str, call: Callable) -> Callable:
     return _compiled[name]
 
 
-def torch_batch_norm(job, act: Callable, wrap: Callable) -> Contenders:
+def torch_batch_norm(
+    job: BatchNormJob, act: Function, wrap: Callable[[Function], Function]
+) -> Statements:
     import torch
     from torch.nn.functional import batch_norm
 
-    def tensor(array):  # the same memory with the channels on axis 1: torch's channels_last
+    def tensor(
+        array: np.ndarray,
+    ) -> Any:  # the same memory with the channels on axis 1: torch's channels_last
         return torch.from_numpy(array).movedim(job.axis, 1)
 
     args = torch_args(job)
     mean, var = (torch.from_numpy(a.copy()) for a in (job.running_mean, job.running_var))
 
-    def layer(x, weight, bias):
+    def layer(x: Any, weight: Any, bias: Any) -> Any:
         return act(batch_norm(x, mean, var, weight, bias, training=True), *args)
 
-    def evaluation(x, weight, bias):
+    def evaluation(x: Any, weight: Any, bias: Any) -> Any:
         return act(batch_norm(x, mean, var, weight, bias), *args)
 
     torch._dynamo.reset()  # or the compiler gives up on a shape that is one too many
@@ -289,13 +310,13 @@ def torch_batch_norm(job, act: Callable, wrap: Callable) -> Contenders:
     given = [torch.from_numpy(a) for a in (job.weight, job.bias)]
     leaves = [a.detach().requires_grad_() for a in (x, *given)]
 
-    def step():
+    def step() -> Any:
         for leaf in leaves:
             leaf.grad = None
         layer(*leaves).backward(dy)
         return leaves[0].grad
 
-    def evaluate():
+    def evaluate() -> Any:
         with torch.no_grad():
             return evaluation(x, *given)
 
@@ -316,7 +337,7 @@ class Jax(Peer):
 
     module = "jax"
 
-    def function(self, job) -> Callable:
+    def function(self, job: Job) -> Function:
         import jax
 
         modules = (jax.nn, jax.numpy)
@@ -326,7 +347,7 @@ class Jax(Peer):
             candidates(job.name, modules), job, lambda f: np.asarray(f(sample, *args))
         )
 
-    def elementwise(self, job) -> Contenders:
+    def elementwise(self, job: ElementwiseJob) -> Statements:
         import jax
 
         call, args = self.function(job), tuple(job.required.values())
@@ -340,7 +361,7 @@ class Jax(Peer):
             "backward": Statement("f(dy, x).block_until_ready()", f=backward, x=x, dy=dy),
         }
 
-    def batch_norm(self, job) -> Contenders:
+    def batch_norm(self, job: BatchNormJob) -> Statements:
         import jax
 
         act, args = self.function(job), tuple(job.required.values())
@@ -349,11 +370,11 @@ class Jax(Peer):
         running = tuple(map(jax.numpy.asarray, (job.running_mean, job.running_var)))
         dy = jax.numpy.asarray(job.dy)
 
-        def step(given, running, dy):
+        def step(given: Any, running: Any, dy: Any) -> Any:
             y, pull, running = jax.vjp(lambda *g: layer(*g, *running), *given, has_aux=True)
             return y, pull(dy), running
 
-        def evaluation(x, weight, bias, mean, var):
+        def evaluation(x: Any, weight: Any, bias: Any, mean: Any, var: Any) -> Any:
             return act(jax_normalise(x, mean, var, weight, bias, job.axis), *args)
 
         forward, step, evaluation = (jax.jit(f) for f in (layer, step, evaluation))
@@ -366,7 +387,7 @@ class Jax(Peer):
         }
 
 
-def jax_normalise(x, mean, var, weight, bias, axis):
+def jax_normalise(x: Any, mean: Any, var: Any, weight: Any, bias: Any, axis: int) -> Any:
     import jax
 
     shape = [1] * x.ndim
@@ -375,7 +396,9 @@ def jax_normalise(x, mean, var, weight, bias, axis):
     return (x - mean) * scale + bias
 
 
-def jax_layer(act, axis, x, weight, bias, running_mean, running_var):
+def jax_layer(
+    act: Function, axis: int, x: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any
+) -> Any:
     """As flax's BatchNorm: the variance from the mean of squares; running statistics returned."""
     axes = tuple(a for a in range(x.ndim) if a != axis % x.ndim)
     mean = x.mean(axes)
@@ -396,7 +419,7 @@ class Onednn(Peer):
 
 # ---- which -----------------------------------------------------------------------------------
 
-PEERS = {
+PEERS: dict[str, Peer] = {
     "numpy": Numpy(),
     "scipy": Scipy(),
     "numexpr": Numexpr(),
@@ -419,12 +442,12 @@ class Peers:
             except ImportError as error:
                 self.left_out[name] = str(error)
 
-    def calls(self, kind: str, job) -> dict[str, Contenders]:
+    def calls(self, kind: str, job: Job) -> dict[str, Statements]:
         """What each has to offer for a job: its method `kind`, which gives statements by mode."""
-        found = {}
+        found: dict[str, Statements] = {}
         for name in self.found:
             try:
-                offered = getattr(PEERS[name], kind)(job)
+                offered: Statements = getattr(PEERS[name], kind)(job)
                 for statement in offered.values():
                     statement.result()  # what cannot be compiled or run says so here
                 found[name] = offered
@@ -437,7 +460,7 @@ class Peers:
         return found
 
 
-def with_mode(calls: dict[str, Contenders], mode: str) -> Contenders:
+def with_mode(calls: dict[str, Statements], mode: str) -> Statements:
     return {name: modes[mode] for name, modes in calls.items() if mode in modes}
 
 

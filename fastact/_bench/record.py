@@ -7,6 +7,7 @@ of cells, so that a run that is interrupted can be resumed.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import platform
@@ -14,14 +15,18 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import fastact
-from fastact import _activation, _kernels, _runtime, _ufuncs
-from fastact._bench.timing import Timing
+from fastact._bench.timing import Row, Timing
+
+if TYPE_CHECKING:
+    from fastact._bench.suite import Group
 
 SCHEMA = 1
+COMPILED = ("_runtime", "_ufuncs", "_activation", "_kernels")
 # a run that is resumed has these in common with its first part
 SAME = ("schema", "suite", "isa", "build", "config", "machine", "rounds", "against")
 
@@ -31,7 +36,7 @@ class Record:
 
     def __init__(self, suite: str, isa: str, path: Path | None) -> None:
         self.path = path
-        self.data = {
+        self.data: dict[str, Any] = {
             "schema": SCHEMA,
             "suite": suite,
             "isa": isa,
@@ -57,18 +62,18 @@ class Record:
             self.data |= {key: old[key] for key in ("when", "floor", "peers", "skipped")}
             self.data["rows"] = [typed(row) for row in old["rows"]]
 
-    def has(self, key: dict) -> bool:
+    def has(self, key: Row) -> bool:
         return any(all(row.get(k) == v for k, v in key.items()) for row in self.data["rows"])
 
-    def has_all(self, group) -> bool:
+    def has_all(self, group: Group) -> bool:
         return all(self.has(group.key | {"mode": mode}) for mode in group.modes)
 
-    def add(self, key: dict, **values: object) -> dict:
+    def add(self, key: Row, **values: object) -> Row:
         row = {**key, **values}
         self.data["rows"].append(row)
         return row
 
-    def fail(self, key: dict, message: str) -> None:
+    def fail(self, key: Row, message: str) -> None:
         self.data["failures"].append({**key, "message": message})
 
     def save(self) -> None:
@@ -83,25 +88,26 @@ class Record:
 def build() -> str:
     """A hash of the compiled modules: records of other kernels are not resumed."""
     total = hashlib.sha256()
-    for module in (_runtime, _ufuncs, _activation, _kernels):
-        total.update(Path(module.__file__).read_bytes())
+    for module in COMPILED:
+        path = importlib.import_module(f"fastact.{module}").__file__
+        total.update(Path(path or "").read_bytes())
     return total.hexdigest()[:16]
 
 
-def load(path: Path) -> dict:
+def load(path: Path) -> dict[str, Any]:
     """The data of a record that was written."""
-    data = json.loads(path.read_text())
+    data: dict[str, Any] = json.loads(path.read_text())
     if data.get("schema") != SCHEMA:
         raise ValueError(f"{path}: schema {data.get('schema')} is not {SCHEMA}")
     return data | {"rows": [typed(row) for row in data["rows"]]}
 
 
-def typed(row: dict) -> dict:
+def typed(row: Row) -> Row:
     times = {"times": {k: Timing(*v) for k, v in row["times"].items()}} if "times" in row else {}
     return row | times
 
 
-def text(data: dict) -> str:
+def text(data: dict[str, Any]) -> str:
     """JSON with a line a row; times to four digits."""
     head = json.dumps({k: v for k, v in data.items() if k != "rows"}, indent=1)
     rows = ",\n  ".join(json.dumps(rounded(row)) for row in data["rows"])
@@ -119,7 +125,7 @@ def rounded(value: object) -> object:
 # ---- the machine -----------------------------------------------------------------------------
 
 
-def machine() -> dict:
+def machine() -> dict[str, Any]:
     return {
         "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
@@ -136,7 +142,8 @@ def cpu_name() -> str:
     if not Path("/proc/cpuinfo").exists():
         return platform.processor() or platform.machine()
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    facts = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)
+    pairs = (line.split(":", 1) for line in lines if ":" in line)
+    facts = {key.strip(): value.strip() for key, value in pairs}
     numbers = [facts[k] for k in ("cpu family", "model") if k in facts]
     name = facts.get("model name", platform.machine())
     return name + (f" (family {numbers[0]}, model {numbers[1]})" if len(numbers) == 2 else "")

@@ -10,15 +10,16 @@ import math
 import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fastact._bench import names, record
 from fastact._bench.suite import OWN
+from fastact._bench.timing import Row, Times
 
 FLOOR, LAYOUT_FLOOR = "floor", "layout floor"
 IN_CACHE = (4_096, 1_000_000)  # elements, from and to: beyond what a call costs, within the caches
 
-Records = dict[str, dict]
+Records = dict[str, dict[str, Any]]
 
 
 def load(folder: Path) -> Records:
@@ -33,20 +34,21 @@ def is_peer(name: str) -> bool:
     return name != OWN and name not in (FLOOR, LAYOUT_FLOOR)
 
 
-def ratio(row: dict, other: str) -> float:
-    return row["times"][other].median / row["times"][OWN].median
+def ratio(row: Row, other: str) -> float:
+    times: Times = row["times"]
+    return times[other].median / times[OWN].median
 
 
-def ratios(rows: Iterable[dict], other: str) -> list[float]:
+def ratios(rows: Iterable[Row], other: str) -> list[float]:
     return [ratio(row, other) for row in rows if other in row.get("times", ())]
 
 
-def against_the_best(row: dict) -> float | None:
+def against_the_best(row: Row) -> float | None:
     """The ratio of the fastest peer."""
     return min((ratio(row, peer) for peer in row["times"] if is_peer(peer)), default=None)
 
 
-def peers_of(rows: Iterable[dict]) -> list[str]:
+def peers_of(rows: Iterable[Row]) -> list[str]:
     found = dict.fromkeys(peer for row in rows for peer in row.get("times", ()) if is_peer(peer))
     return list(found)
 
@@ -55,7 +57,7 @@ def geometric_mean(values: list[float]) -> float:
     return statistics.geometric_mean(values) if values else math.nan
 
 
-def lost(rows: Iterable[dict]) -> list[tuple[dict, str, float]]:
+def lost(rows: Iterable[Row]) -> list[tuple[Row, str, float]]:
     """(row, peer, ratio), the worst first."""
     found = [
         (row, peer, ratio(row, peer))
@@ -66,11 +68,11 @@ def lost(rows: Iterable[dict]) -> list[tuple[dict, str, float]]:
     return sorted(found, key=lambda cell: cell[2])
 
 
-def compared(rows: Iterable[dict]) -> int:
+def compared(rows: Iterable[Row]) -> int:
     return sum(is_peer(peer) for row in rows for peer in row.get("times", ()))
 
 
-def describe(row: dict) -> str:
+def describe(row: Row) -> str:
     words = [str(v) for k, v in row.items() if k not in ("times", "arrays", "n", "question")]
     size = f"n = {row['n']:,}" if "n" in row else ""
     return ", ".join(filter(None, (*words[:-1], size, words[-1])))
@@ -86,7 +88,9 @@ class Target(NamedTuple):
     met: bool | None  # None: no data
 
 
-def at_least(what: str, wanted: float, values: list[float], pick: Callable, form: str) -> Target:
+def at_least(
+    what: str, wanted: float, values: list[float], pick: Callable[[list[float]], float], form: str
+) -> Target:
     if not values:
         return Target(what, f"≥ {form.format(wanted)}", "not measured", None)
     value = pick(values)
@@ -99,7 +103,7 @@ def at_most(what: str, wanted: float, values: list[float], form: str = "{:.2f}")
     return Target(what, f"≤ {form.format(wanted)}", form.format(max(values)), max(values) <= wanted)
 
 
-def none_lost(what: str, rows: list[dict]) -> Target:
+def none_lost(what: str, rows: list[Row]) -> Target:
     cells = compared(rows)
     if not cells:
         return Target(what, "none lost", "not measured", None)
@@ -107,21 +111,24 @@ def none_lost(what: str, rows: list[dict]) -> Target:
     return Target(what, "none lost", f"{count} of {cells} lost", count == 0)
 
 
-def rows_of(records: Records, name: str, keep: Callable[[dict], bool] = lambda row: True) -> list:
+def rows_of(
+    records: Records, name: str, keep: Callable[[Row], bool] = lambda row: True
+) -> list[Row]:
     return [row for row in records.get(name, {"rows": []})["rows"] if keep(row)]
 
 
-def beyond_caches(row: dict, records: Records, name: str) -> bool:
+def beyond_caches(row: Row, records: Records, name: str) -> bool:
     """Whether x and y together exceed the last-level cache."""
     size = row.get("n") or math.prod(map(int, row["shape"].split("x")))
-    return 8 * size > records[name]["config"]["llc_bytes"]
+    return bool(8 * size > records[name]["config"]["llc_bytes"])
 
 
-def rows_fit_l2(row: dict, records: Records) -> bool:
+def rows_fit_l2(row: Row, records: Records) -> bool:
     """NCHW, and one channel's rows fit in the second-level cache."""
     shape = list(map(int, row["shape"].split("x")))
     channel = 4 * math.prod(shape) // shape[1]
-    return row["layout"] == "NCHW" and channel <= records["batchnorm"]["config"]["l2_bytes"]
+    fits = channel <= records["batchnorm"]["config"]["l2_bytes"]
+    return bool(fits and row["layout"] == "NCHW")
 
 
 def floor_targets(records: Records) -> list[Target]:

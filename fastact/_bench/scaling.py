@@ -11,12 +11,13 @@ from __future__ import annotations
 import argparse
 import functools
 import sys
+from collections.abc import Iterator, Mapping
 
 import fastact
 from fastact._bench import batchnorm, elementwise, floor, names
 from fastact._bench.peers import Peers
-from fastact._bench.suite import OWN, Group, Suite, main
-from fastact._bench.timing import Contenders, Statement
+from fastact._bench.suite import OWN, Cell, Group, Suite, main
+from fastact._bench.timing import Contenders, Shape, Statement
 
 GROWTH = (1e6, 3e6, 1e7, 3e7, 1e8, 3e8)
 QUICK_GROWTH = (1e6, 1e7)
@@ -52,7 +53,7 @@ def by_threads(statement: Statement, counts: list[int]) -> Contenders:
     return {label: WithThreads(statement, k) for label, k in zip(labels, counts, strict=True)}
 
 
-def build_threads(name: str, n: int, _: Peers):
+def build_threads(name: str, n: int, _: Peers) -> Iterator[Cell]:
     job = elementwise.Job(name, n)
     calls = elementwise.own(job)
     job.hold(calls)
@@ -60,13 +61,13 @@ def build_threads(name: str, n: int, _: Peers):
         yield mode, by_threads(calls[mode], thread_counts()), {}
 
 
-def build_threads_step(name: str, _: Peers):
+def build_threads_step(name: str, _: Peers) -> Iterator[Cell]:
     job = batchnorm.Job((32, 64, 56, 56), "NCHW", name)
     job.check()
     yield "step", by_threads(batchnorm.own(job)["step"], thread_counts()), {}
 
 
-def build_small(n: int, _: Peers):
+def build_small(n: int, _: Peers) -> Iterator[Cell]:
     job = elementwise.Job(names.ARITHMETIC, n)
     calls = elementwise.own(job)
     job.hold(calls)
@@ -75,14 +76,14 @@ def build_small(n: int, _: Peers):
         yield mode, by_threads(calls[mode], [most, 1]), {}
 
 
-def build_small_step(shape: tuple, _: Peers):
+def build_small_step(shape: Shape, _: Peers) -> Iterator[Cell]:
     job = batchnorm.Job(shape, "NC", names.ARITHMETIC)
     job.check()
     most = fastact.get_num_threads()
     yield "step", by_threads(batchnorm.own(job)["step"], [most, 1]), {}
 
 
-def build_growth(name: str, n: int, _: Peers):
+def build_growth(name: str, n: int, _: Peers) -> Iterator[Cell]:
     job = elementwise.Job(name, n)
     calls = elementwise.own(job)
     job.hold(calls)
@@ -90,7 +91,7 @@ def build_growth(name: str, n: int, _: Peers):
         yield mode, {OWN: calls[mode], **floor.contenders("c", n)}, {}
 
 
-def build_channels(layout: str, shapes: dict[int, tuple], _: Peers):
+def build_channels(layout: str, shapes: Mapping[int, Shape], _: Peers) -> Iterator[Cell]:
     """The array with most channels is the measure; the others are given by their channels."""
     calls = {}
     for channels, shape in shapes.items():

@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ import numpy as np
 import fastact
 from fastact._bench import floor, peers, timing
 from fastact._bench.record import Record, text
+from fastact._bench.timing import Contender, Row
 from fastact._terminal import colour, fail, progress
 
 UNFINISHED = 3
@@ -31,13 +32,16 @@ class WrongResult(Exception):
     """fastact computed something else than the reference."""
 
 
+Cell = tuple[str, Mapping[str, Contender], Row]  # mode, contenders, numbers for the row
+
+
 @dataclass(frozen=True)
 class Group:
-    """Cells that share data: `build(peers)` yields (mode, contenders, numbers for the row)."""
+    """Cells that share data: `build(peers)` yields its modes."""
 
-    key: dict
+    key: Row
     modes: tuple[str, ...]
-    build: Callable[[peers.Peers], Iterator[tuple]]
+    build: Callable[[peers.Peers], Iterator[Cell]]
 
 
 @dataclass(frozen=True)
@@ -153,7 +157,13 @@ def run_groups(suite: Suite, record: Record, options: argparse.Namespace) -> boo
     return True
 
 
-def run_group(group: Group, found: peers.Peers, record: Record, options, show) -> None:
+def run_group(
+    group: Group,
+    found: peers.Peers,
+    record: Record,
+    options: argparse.Namespace,
+    show: Callable[[Row], None],
+) -> None:
     try:
         for mode, contenders, numbers in group.build(found):
             key = group.key | {"mode": mode}
@@ -167,14 +177,14 @@ def run_group(group: Group, found: peers.Peers, record: Record, options, show) -
         record.fail(group.key, str(error))
 
 
-def label(key: dict) -> str:
+def label(key: Row) -> str:
     return " ".join(map(str, key.values()))
 
 
 # ---- what is printed -------------------------------------------------------------------------
 
 
-def print_row(peer_names: tuple[str, ...], row: dict) -> None:
+def print_row(peer_names: tuple[str, ...], row: Row) -> None:
     """A line a cell: the time, its spread, what others take in units of it; ! where less."""
     head = label({k: v for k, v in row.items() if not isinstance(v, dict)})
     if "arrays" in row:

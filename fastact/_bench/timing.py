@@ -11,8 +11,8 @@ from __future__ import annotations
 import statistics
 import time
 import timeit
-from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
 
 SLOT = 0.006  # seconds that a timing lasts, unless one call takes longer
 SETTLE = 0.003
@@ -34,7 +34,7 @@ class Statement:
         self._timer = timeit.Timer(source, globals=names)
         self._code, self._names = compile(source, "<benchmark>", "eval"), names
 
-    def result(self) -> object:
+    def result(self) -> Any:
         return eval(self._code, self._names)
 
     def time(self, repeats: int) -> float:
@@ -50,10 +50,13 @@ class Timing(NamedTuple):
 
 
 Contenders = dict[str, Contender]
+Statements = dict[str, Statement]
 Times = dict[str, Timing]
+Row = dict[str, Any]  # of a record: what a cell is, and what was measured
+Shape = tuple[int, ...]
 
 
-def measure(contenders: Contenders, rounds: int) -> Times:
+def measure(contenders: Mapping[str, Contender], rounds: int) -> Times:
     """The time of each."""
     repeats = {name: how_often(contender) for name, contender in contenders.items()}
     times: dict[str, list[float]] = {name: [] for name in contenders}
