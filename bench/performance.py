@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fastact._bench import charts, names, report
-from fastact._bench.suite import OWN, pretty
+from fastact._bench.suite import MORE, OWN, pretty
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS, PAGE = ROOT / "docs" / "performance", ROOT / "docs" / "performance.md"
@@ -190,7 +190,8 @@ records ({files}); on your own machine, `python -m fastact bench --html` makes o
 {machine}
 
 - A ratio is another's time over fastact's: above 1 fastact is faster, and a cell is *lost* (in
-  bold) where it is below 1. Both are medians of {rounds} rounds in which all take turns. {spread}
+  bold) where it is below 1. Both are medians of {rounds} rounds in which all take turns, of {more}
+  where the two are within a tenth of each other. {spread}
 - float32. "plain" is a call as users write it, a new result each; "out" writes into an existing
   array. torch's backward is `torch.autograd.grad` on a recorded forward that is not timed, jax's
   the jitted vector-Jacobian product. Everybody's result is held to `fastact.reference` first.
@@ -215,7 +216,7 @@ def introduction(records: report.Records) -> str:
         f"{machine['python']}, NumPy {machine['numpy']}; fastact {config['version']} with "
         f"{config['isa']} and {config['threads']} threads; {data['when'][:10]}. The machine is "
         "shared: read the ratios.",
-        rounds=data["rounds"], spread=spread(records), floor=data["floor"],
+        rounds=data["rounds"], more=MORE * data["rounds"], spread=spread(records), floor=data["floor"],
         peers=", ".join(f"{charts.label(k)} {v}" for k, v in versions.items()),
         left_out=words if left_out else "",
     )  # fmt: skip

@@ -321,6 +321,13 @@ def test_rounds_are_interleaved(monkeypatch):
     assert ["".join(rounds[k : k + 3]) for k in (0, 3, 6)] == ["abc", "bca", "cab"]
 
 
+@pytest.mark.parametrize(("torch", "again"), [(1.05, True), (0.95, True), (1.2, False)])
+def test_what_is_close_is_measured_again(torch, again):
+    times = {"fastact": 1.0, "torch": torch, "numpy": 9.0, "floor all": 1.0}
+    times = {name: timing.Timing(t, t, t) for name, t in times.items()}
+    assert suite.undecided(times, ("torch", "numpy")) == again
+
+
 def test_a_slow_contender_has_fewer_rounds(monkeypatch):
     monkeypatch.setattr(timing, "SETTLE", 0)
     log = []
