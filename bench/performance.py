@@ -216,7 +216,8 @@ def introduction(records: report.Records) -> str:
         f"{machine['python']}, NumPy {machine['numpy']}; fastact {config['version']} with "
         f"{config['isa']} and {config['threads']} threads; {data['when'][:10]}. The machine is "
         "shared: read the ratios.",
-        rounds=data["rounds"], more=MORE * data["rounds"], spread=spread(records), floor=data["floor"],
+        rounds=data["rounds"], more=MORE * data["rounds"],
+        spread=spread(records), floor=data["floor"],
         peers=", ".join(f"{charts.label(k)} {v}" for k, v in versions.items()),
         left_out=words if left_out else "",
     )  # fmt: skip
