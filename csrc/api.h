@@ -13,11 +13,11 @@ typedef struct {
     void (*elementwise)(const fa_op *, int, const ptrdiff_t *, const fa_operand *);
     void (*ufunc_loop)(char **, const ptrdiff_t *, const ptrdiff_t *, void *);
     fa_view (*make_view)(char *, fa_dtype, int, const ptrdiff_t *, const ptrdiff_t *, int);
-    int (*batchnorm_forward)(const fa_batchnorm *, int, const fa_view *, const fa_view *, fa_pair *, fa_pair *,
-                             const fa_affine *, double *);
+    int (*batchnorm_forward)(const fa_batchnorm *, int, const fa_view *, const fa_view *,
+                             const fa_statistics *);
     int (*batchnorm_backward)(const fa_batchnorm *, int, const fa_view *, const fa_view *, const fa_view *,
-                              const fa_affine *, const double *, fa_sums *);
-    int (*param_gradient)(const fa_batchnorm *, const fa_view *, const fa_view *, fa_sums *);
+                              const fa_statistics *, double *const *);
+    int (*param_gradient)(const fa_batchnorm *, const fa_view *, const fa_view *, double *);
 } fa_api;
 
 extern const fa_api fa_api_table;

@@ -15,20 +15,26 @@ typedef struct {
     double eps;
 } fa_batchnorm;
 
-/* All arrays below hold a value a channel.  0, or -1 when memory ran out: then nothing was written. */
+/* What a forward leaves to its backward; arrays of a value a channel, pairs apart. */
+typedef struct {
+    double *mean[2], *var[2], *rstd;
+    fa_affine affine;
+} fa_statistics;
 
-/* y = activation(normalise(x)).  `mean` and `var` (biased) are written when training, read otherwise;
- * `affine` and `rstd` are written. */
+/* Both give 0, or -1 when memory ran out: then nothing was written. */
+
+/* y = activation(normalise(x)).  mean and var (biased) are written when training, read otherwise; the rest
+ * of the statistics is written. */
 int fa_batchnorm_forward(const fa_batchnorm *bn, int training, const fa_view *x, const fa_view *y,
-                         fa_pair *mean, fa_pair *var, const fa_affine *affine, double *rstd);
+                         const fa_statistics *statistics);
 
-/* dx, and the sums from which the gradients of weight, bias and a learned parameter follow.  `training`
- * says whether the statistics were those of x or constants. */
+/* dx, and the sums of g, of g (x - mean) and of the learned parameter's gradient, a value a channel each.
+ * `training` says whether the statistics were those of x or constants. */
 int fa_batchnorm_backward(const fa_batchnorm *bn, int training, const fa_view *dy, const fa_view *x,
-                          const fa_view *dx, const fa_affine *affine, const double *rstd, fa_sums *sums);
+                          const fa_view *dx, const fa_statistics *statistics, double *const sums[FA_SUMS]);
 
-/* The gradient of a learned parameter alone, without normalisation: sums[c].param, added in the order of
+/* The gradient of a learned parameter alone, without normalisation, added in the order of
  * fa_batchnorm_backward. */
-int fa_param_gradient(const fa_batchnorm *bn, const fa_view *dy, const fa_view *x, fa_sums *sums);
+int fa_param_gradient(const fa_batchnorm *bn, const fa_view *dy, const fa_view *x, double *sums);
 
 #endif

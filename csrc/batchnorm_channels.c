@@ -1,171 +1,345 @@
 /* BatchNorm where each channel has its elements to itself: NCHW, and anything strided. */
+#include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "batchnorm_job.h"
+#include "memory.h"
+#include "parallel.h"
 
-/* What a tile is padded with up to a multiple of FA_LANES. */
-typedef enum { PAD_FIRST, PAD_ZERO, PAD_ANYTHING } padding;
+/* ---- a channel's constants, as the kernels take them ------------------------------------------------- */
 
-/* Elements k .. k + n - 1, side by side and padded: in place where memory has them so, else in `buffer`. */
-static const char *channel_tile(const fa_job *j, const fa_view *v, ptrdiff_t c, ptrdiff_t k, ptrdiff_t n,
-                                padding pad, void *buffer)
+enum { CONSTANTS = 12 };
+typedef struct {
+    _Alignas(64) double value[CONSTANTS][FA_LANES];
+    fa_affine affine;
+    fa_slope slope;
+    const double *params[FA_MAX_PARAMS];
+} constants;
+
+static void repeat_channel(const fa_job *j, ptrdiff_t c, constants *k)
 {
-    const ptrdiff_t size = j->tile_size, whole = fa_padded(n);
-    char *run = n == whole || pad == PAD_ANYTHING ? fa_view_run(v, c, k, n) : NULL;
-    char *at = buffer;
-    if (run && (n == whole || run + whole * size <= v->end))
-        return run;
-    fa_view_read(v, c, k, n, buffer);
-    if (pad == PAD_FIRST)
-        for (ptrdiff_t i = n; i < whole; i++)
-            memcpy(at + i * size, at, (size_t)size);
-    else
-        memset(at + n * size, 0, (size_t)((whole - n) * size));
-    return at;
+    const fa_affine a = fa_affine_at(&j->statistics->affine, c);
+    const fa_slope s = fa_slope_at(&j->slope, c);
+    const double *from[CONSTANTS] = {a.centre,    a.scale_hi, a.scale_lo, a.offset_hi,  a.offset_lo, a.delta,
+                                     s.slope,     s.constant, s.wide,     j->shift + c, NULL,        NULL};
+    for (int p = 0; p < FA_MAX_PARAMS; p++)
+        if (j->bn->params[p])
+            from[CONSTANTS - FA_MAX_PARAMS + p] = j->bn->params[p] + (j->bn->params_per_channel ? c : 0);
+    for (int v = 0; v < CONSTANTS; v++)
+        for (int i = 0; from[v] && i < FA_LANES; i++)
+            k->value[v][i] = *from[v];
+    k->affine = (fa_affine){k->value[0], k->value[1], k->value[2], k->value[3], k->value[4], k->value[5]};
+    k->slope = (fa_slope){k->value[6], k->value[7], k->value[8]};
+    for (int p = 0; p < FA_MAX_PARAMS; p++)
+        k->params[p] = j->bn->params[p] ? k->value[CONSTANTS - FA_MAX_PARAMS + p] : NULL;
 }
 
-/* g = dy * activation'(z) with z recomputed from x, into `out`; *dparam is NULL where nothing is learned. */
-static const void *gradient_tile(const fa_job *j, ptrdiff_t c, ptrdiff_t n, const void *x, const void *dy,
-                                 void *out, fa_scratch *s, const double **dparam)
+static const double *shift_of(const constants *k)
 {
-    const fa_affine affine = fa_affine_at(j->affine, c);
-    const double *params[FA_MAX_PARAMS];
-    const void *z = x;
+    return k->value[9];
+}
+
+/* ---- where elements lie -------------------------------------------------------------------------------- */
+
+enum { DY, X, OUT };
+
+/* The elements from k on that need no more than one address in every direct array, up to `most`. */
+static ptrdiff_t piece(const fa_job *j, ptrdiff_t k, ptrdiff_t most)
+{
+    return fa_at_most(most, j->run - k % j->run);
+}
+
+/* Elements k .. k + n - 1, padded with `pad` to a multiple of FA_LANES: where they lie, or in `buffer`. */
+static const char *read_piece(const fa_job *j, int which, ptrdiff_t c, ptrdiff_t k, ptrdiff_t n, double pad,
+                              char *buffer)
+{
+    const fa_view *v = which == DY ? j->dy : which == X ? j->x : j->out;
+    if (j->direct[which] && n % FA_LANES == 0)
+        return fa_view_address(v, c, k);
+    fa_view_read(v, c, k, n, buffer);
+    fa_fill(j, buffer + n * j->tile_size, fa_padded(n) - n, pad);
+    return buffer;
+}
+
+static char *kept_x(const fa_job *j, ptrdiff_t k, int worker)
+{
+    return j->keeps_x ? j->kept + worker * j->kept_bytes + k * j->tile_size : NULL;
+}
+
+static char *kept_g(const fa_job *j, ptrdiff_t k, int worker)
+{
+    char *own = j->kept + worker * j->kept_bytes + (j->keeps_x ? j->kept_bytes / 2 : 0);
+    return j->keeps_g ? own + k * j->tile_size : NULL;
+}
+
+/* Spans of a run: row after row. */
+static fa_span span_of(const constants *k, const void *x, const void *dy, void *out, ptrdiff_t n)
+{
+    return (fa_span){.x = x, .dy = dy, .out = out, .x_step = FA_LANES, .dy_step = FA_LANES, .out_step = FA_LANES,
+                     .rows = fa_padded(n) / FA_LANES, .affine = k->affine,
+                     .params = {k->params[0], k->params[1]}, .ahead = {x, x}};
+}
+
+/* ---- first pass ------------------------------------------------------------------------------------------ */
+
+static void find_shift(const fa_job *j, ptrdiff_t c, fa_scratch *s)
+{
+    const ptrdiff_t n = fa_at_most(j->bn->count, FA_LANES);
+    fa_view_read(j->x, c, 0, n, s->x);
+    for (ptrdiff_t i = n; i < FA_LANES; i++)
+        memcpy((char *)s->x + i * j->tile_size, s->x, (size_t)j->tile_size);
+    j->shift[c] = j->kernels->run_shift(s->x);
+}
+
+/* g of a piece, and what a learned parameter's gradient sums. */
+static const void *find_g(const fa_job *j, fa_span *span, ptrdiff_t n, void *out, fa_scratch *s)
+{
     if (!j->activation)
-        return dy;
-    fa_channel_params(j, c, params);
-    if (!j->bare) {
-        j->kernels->normalize(x, s->z, fa_padded(n), &affine);
-        fa_round_tile(j, s->z, n);
-        z = s->z;
-    }
-    if (dparam && j->activation->param_gradient[FA_UNIFORM]) {
-        j->activation->param_gradient[FA_UNIFORM](dy, z, s->dparam, fa_padded(n), params);
-        *dparam = s->dparam;
-    }
-    j->activation->backward[FA_UNIFORM](dy, z, out, fa_padded(n), params);
-    fa_round_tile(j, out, n);
+        return span->dy;
+    span->out = out;
+    span->dparam = j->learns ? s->dparam : NULL;
+    j->kernels->backward(span, j->activation, j->half);
+    fa_fill(j, (char *)out + n * j->tile_size, fa_padded(n) - n, 0.0); /* whatever the padding gives */
+    for (ptrdiff_t i = n; i < fa_padded(n); i++)
+        s->dparam[i] = 0.0;
     return out;
 }
 
-static char *channel_g(const fa_job *j, ptrdiff_t k, int worker)
+static void reduce_block(const fa_job *j, ptrdiff_t c, ptrdiff_t block, const constants *k, double *parts,
+                         ptrdiff_t width, int worker)
 {
-    return j->channel_g ? j->channel_g + worker * fa_channel_g_bytes(j) + k * j->tile_size : NULL;
-}
-
-void fa_reduce_block(const fa_job *j, ptrdiff_t c, ptrdiff_t block, void *parts, int worker)
-{
+    const ptrdiff_t begin = block * FA_BLOCK, end = begin + fa_at_most(j->bn->count - begin, FA_BLOCK);
     fa_scratch *s = j->scratch + worker;
-    const ptrdiff_t k = block * FA_BLOCK, n = fa_at_most(j->bn->count - k, FA_BLOCK);
-    const void *x = channel_tile(j, j->x, c, k, n, j->backward ? PAD_ZERO : PAD_FIRST, s->x);
-    if (!j->backward) {
-        j->kernels->block_moments(x, n, (fa_moments *)parts + block);
-        return;
+    fa_lanes lanes;
+    fa_clear(j, &lanes);
+    for (ptrdiff_t at = begin, n; at < end; at += n) {
+        n = piece(j, at, end - at);
+        char *x_buffer = kept_x(j, at, worker), *g_buffer = kept_g(j, at, worker);
+        const char *x = read_piece(j, X, c, at, n, j->backward ? 0.0 : j->shift[c],
+                                   x_buffer ? x_buffer : (char *)s->x);
+        fa_span span = span_of(k, x, NULL, NULL, n);
+        if (!j->backward) {
+            j->kernels->moments(&lanes, 1, &span, shift_of(k));
+            continue;
+        }
+        span.dy = read_piece(j, DY, c, at, n, 0.0, (char *)s->dy);
+        span.dy = find_g(j, &span, n, g_buffer ? g_buffer : (char *)s->g, s);
+        j->kernels->sums(&lanes, 1, &span);
+        if (j->keep_g && !j->keeps_g)
+            fa_view_write(j->out, c, at, n, span.dy);
     }
-    const fa_affine affine = fa_affine_at(j->affine, c);
-    const double *dparam = NULL;
-    const void *dy = channel_tile(j, j->dy, c, k, n, PAD_ZERO, s->dy);
-    char *own = channel_g(j, k, worker);
-    const void *g = gradient_tile(j, c, n, x, dy, own ? own : (char *)s->g, s, &dparam);
-    j->kernels->block_sums(g, x, dparam, n, &affine, (fa_sums *)parts + block);
-    if (j->keep_g)
-        fa_view_write(j->out, c, k, n, g);
+    j->kernels->fold_run(&lanes, j->nsums, fa_part(parts, width, block, 0, 0), width);
 }
 
-/* ---- second pass ----------------------------------------------------------------------------------- */
-
-enum { SHORT_RUN = 128 }; /* elements; shorter runs of memory are gathered into whole tiles */
-
-static int has_runs(const fa_job *j, const fa_view *v)
-{
-    return !v || (v->strides[v->ndim - 1] == j->itemsize && v->shape[v->ndim - 1] == j->run);
-}
-
-/* Tiles are cut at the ends of runs of memory where those are long: they need no copy then. */
-void fa_plan_channels(fa_job *j)
-{
-    j->run = j->x->shape[j->x->ndim - 1];
-    if (j->run < SHORT_RUN || !has_runs(j, j->x) || !has_runs(j, j->dy) || !has_runs(j, j->out))
-        j->run = j->bn->count;
-    j->run_tiles = (j->run + FA_BLOCK - 1) / FA_BLOCK;
-    j->tiles = j->bn->count / j->run * j->run_tiles;
-}
-
-static void forward_tile(const fa_job *j, ptrdiff_t c, ptrdiff_t n, const void *x, void *y)
-{
-    const fa_affine affine = fa_affine_at(j->affine, c);
-    const double *params[FA_MAX_PARAMS];
-    j->kernels->normalize(x, y, fa_padded(n), &affine);
-    fa_round_tile(j, y, n);
-    if (j->activation) {
-        fa_channel_params(j, c, params);
-        j->activation->forward[FA_UNIFORM](y, y, fa_padded(n), params);
-    }
-}
+/* ---- second pass ------------------------------------------------------------------------------------------- */
 
 /* As the first pass left it, or computed again. */
-static const void *g_again(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff_t n, const void *x, int worker)
+static const void *g_again(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff_t n, fa_span *span, int worker)
 {
     fa_scratch *s = j->scratch + worker;
-    const char *own = channel_g(j, k, worker);
-    if (own)
-        return own;
-    const void *dy = channel_tile(j, j->keep_g ? j->out : j->dy, c, k, n, PAD_ANYTHING, s->dy);
-    return j->keep_g ? dy : gradient_tile(j, c, n, x, dy, s->g, s, NULL);
+    if (j->keeps_g)
+        return kept_g(j, k, worker);
+    if (j->keep_g)
+        return read_piece(j, OUT, c, k, n, 0.0, (char *)s->dy);
+    span->dy = read_piece(j, DY, c, k, n, 0.0, (char *)s->dy);
+    return find_g(j, span, n, s->g, s);
 }
 
-static void second_pass_tile(const fa_job *j, ptrdiff_t c, ptrdiff_t tile, int worker)
+/* Memory that the next reduction will read. */
+typedef struct {
+    const char *x, *dy;
+} ahead;
+
+static void second_pass_piece(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff_t n, const constants *constant,
+                              const ahead *next, int worker)
 {
     fa_scratch *s = j->scratch + worker;
-    const ptrdiff_t at = tile % j->run_tiles * FA_BLOCK, k = tile / j->run_tiles * j->run + at;
-    const ptrdiff_t n = fa_at_most(j->run - at, FA_BLOCK);
-    const void *x = channel_tile(j, j->x, c, k, n, PAD_ANYTHING, s->x);
-    char *run = fa_view_run(j->out, c, k, n);
-    void *result = run && !j->stream && n % FA_LANES == 0 ? run : (void *)s->z;
-    if (j->backward) {
-        const fa_affine affine = fa_affine_at(j->affine, c);
-        const fa_slope slope = fa_slope_at(&j->slope, c);
-        const void *g = g_again(j, c, k, n, x, worker);
-        j->kernels->apply(g, x, result, fa_padded(n), &affine, &slope);
-    } else {
-        forward_tile(j, c, n, x, result);
+    const char *kept = kept_x(j, k, worker);
+    const char *x = kept ? kept : read_piece(j, X, c, k, n, 0.0, (char *)s->x);
+    char *own = j->direct[OUT] && n % FA_LANES == 0 ? fa_view_address(j->out, c, k) : NULL;
+    const int streams = own && j->stream && (uintptr_t)own % 64 == 0;
+    char *result = own && (streams || !j->stream) ? own : (char *)s->x;
+    fa_span span = span_of(constant, x, NULL, NULL, n);
+    if (j->backward)
+        span.dy = g_again(j, c, k, n, &span, worker);
+    span.out = result;
+    span.stream = streams;
+    span.dparam = NULL;
+    if (next->x) {
+        span.ahead[0] = next->x;
+        span.ahead[1] = next->dy ? next->dy : next->x;
+        span.ahead_step = FA_LANES * j->tile_size;
     }
-    if (run == result)
-        return;
-    if (run && j->stream)
-        j->stream(run, result, (size_t)(n * j->itemsize));
+    if (j->backward)
+        j->kernels->apply(&span, j->training ? &constant->slope : NULL);
     else
+        fa_run_forward(j, &span);
+    if (own && result != own)
+        j->stream(own, result, (size_t)(n * j->itemsize));
+    else if (!own)
         fa_view_write(j->out, c, k, n, result);
 }
 
-/* ---- tasks ----------------------------------------------------------------------------------------- */
-
-void fa_whole_channels(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
+static void second_pass_block(const fa_job *j, ptrdiff_t c, ptrdiff_t block, const constants *k, ahead next,
+                              int worker)
 {
-    const fa_job *j = job;
-    void *parts = (char *)j->parts + (size_t)(worker * j->blocks) * fa_part_size(j);
-    for (ptrdiff_t c = begin; c < end; c++) {
-        for (ptrdiff_t block = 0; block < j->blocks; block++)
-            fa_reduce_block(j, c, block, parts, worker);
-        fa_finish_channel(j, c, parts);
-        for (ptrdiff_t tile = j->tiles - 1; tile >= 0; tile--)
-            second_pass_tile(j, c, tile, worker);
+    const ptrdiff_t begin = block * FA_BLOCK, end = begin + fa_at_most(j->bn->count - begin, FA_BLOCK);
+    for (ptrdiff_t at = begin, n; at < end; at += n) {
+        n = piece(j, at, end - at);
+        second_pass_piece(j, c, at, n, k, &next, worker);
+        if (next.x)
+            next.x += n * j->tile_size;
+        if (next.dy)
+            next.dy += n * j->tile_size;
     }
 }
 
-void fa_reduce_blocks(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
+/* ---- A: whole channels ---------------------------------------------------------------------------------------- */
+
+static void begin_channel(const fa_job *j, ptrdiff_t c, constants *k, int worker)
+{
+    if (!j->backward)
+        find_shift(j, c, j->scratch + worker);
+    repeat_channel(j, c, k);
+}
+
+static ahead look_ahead(const fa_job *j, ptrdiff_t c, ptrdiff_t block)
+{
+    if (block < 0 || block >= j->blocks)
+        return (ahead){NULL, NULL};
+    return (ahead){fa_view_address(j->x, c, block * FA_BLOCK),
+                   j->backward ? fa_view_address(j->dy, c, block * FA_BLOCK) : NULL};
+}
+
+/* A channel is reduced block by block in the places that the channel before it leaves, from the last to the
+ * first, so that the cache holds one channel's worth of both.  So every other channel goes backwards. */
+static void whole_channels(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
 {
     const fa_job *j = job;
+    double *parts = j->parts + worker * j->blocks * FA_SUMS * 2;
+    constants both[2];
+    for (ptrdiff_t c = begin; c <= end; c++) {
+        constants *this = both + (c - begin) % 2, *before = both + (c - begin + 1) % 2;
+        const ptrdiff_t step = (c - begin) % 2 ? -1 : 1, first = step > 0 ? 0 : j->blocks - 1;
+        if (c < end)
+            begin_channel(j, c, this, worker);
+        for (ptrdiff_t t = 0, block = first; t < j->blocks; t++, block += step) {
+            if (c > begin)
+                second_pass_block(j, c - 1, block, before,
+                                  c < end ? look_ahead(j, c, block + step) : (ahead){NULL, NULL}, worker);
+            if (c < end)
+                reduce_block(j, c, block, this, parts, 1, worker);
+        }
+        if (c < end) {
+            fa_finish_channels(j, parts, 1, c, 1);
+            repeat_channel(j, c, this);
+        }
+    }
+}
+
+/* ---- B: blocks, in two phases ------------------------------------------------------------------------------------ */
+
+static void find_shifts(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
+{
+    const fa_job *j = job;
+    for (ptrdiff_t c = begin; c < end; c++)
+        find_shift(j, c, j->scratch + worker);
+}
+
+static void reduce_blocks(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
+{
+    const fa_job *j = job;
+    constants k;
     for (ptrdiff_t t = begin; t < end; t++) {
-        const ptrdiff_t c = t / j->blocks;
-        fa_reduce_block(j, c, t % j->blocks, (char *)j->parts + (size_t)(c * j->blocks) * fa_part_size(j),
-                        worker);
+        const ptrdiff_t c = t / j->blocks, block = t % j->blocks;
+        if (t == begin || block == 0)
+            repeat_channel(j, c, &k);
+        reduce_block(j, c, block, &k, j->parts + c, j->bn->channels, worker);
     }
 }
 
-void fa_second_pass_tiles(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
+static void finish(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
 {
     const fa_job *j = job;
-    for (ptrdiff_t t = begin; t < end; t++)
-        second_pass_tile(j, t / j->tiles, t % j->tiles, worker);
+    (void)worker;
+    fa_finish_channels(j, j->parts + begin, j->bn->channels, begin, end - begin);
+}
+
+static void second_pass_blocks(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
+{
+    const fa_job *j = job;
+    constants k;
+    for (ptrdiff_t t = end - 1; t >= begin; t--) {
+        const ptrdiff_t c = t / j->blocks, block = t % j->blocks;
+        if (t == end - 1 || block == j->blocks - 1)
+            repeat_channel(j, c, &k);
+        second_pass_block(j, c, block, &k, (ahead){NULL, NULL}, worker);
+    }
+}
+
+static void two_phases(fa_job *j)
+{
+    const ptrdiff_t c = j->bn->channels;
+    const int few = fa_threads_for(c * j->blocks * FA_LANES);
+    if (fa_reduces(j)) {
+        if (!j->backward)
+            fa_parallel_for(c, few, find_shifts, j);
+        fa_parallel_for(c * j->blocks, j->threads, reduce_blocks, j);
+        fa_parallel_for(c, few, finish, j);
+    }
+    if (!j->bare)
+        fa_parallel_for(c * j->blocks, j->threads, second_pass_blocks, j);
+}
+
+/* ---- the plan ------------------------------------------------------------------------------------------------------ */
+
+enum { SHORT_RUN = 128 }; /* elements; shorter runs of memory are gathered into whole blocks */
+
+static void plan_runs(fa_job *j)
+{
+    const fa_view *views[] = {j->dy, j->x, j->out};
+    j->run = j->bn->count;
+    for (int w = 0; w < 3; w++) {
+        const fa_view *v = views[w];
+        const ptrdiff_t last = v ? v->shape[v->ndim - 1] : 0;
+        j->direct[w] = v && !j->half && v->strides[v->ndim - 1] == j->itemsize &&
+                       fa_view_is_aligned(v) && (last == j->bn->count || (last % FA_LANES == 0 && last >= SHORT_RUN));
+        if (j->direct[w] && last < j->run)
+            j->run = last;
+    }
+}
+
+/* Whole channels, where they share out evenly and both passes find them in the cache. */
+static int by_whole_channels(const fa_job *j)
+{
+    const ptrdiff_t c = j->bn->channels, each = (c + j->threads - 1) / j->threads;
+    const ptrdiff_t bytes = j->bn->count * j->tile_size * (1 + j->backward);
+    return fa_reduces(j) && !j->bare && 10 * each * j->threads <= 11 * c && bytes * j->threads <= fa_llc_bytes() / 2;
+}
+
+static void plan_kept(fa_job *j)
+{
+    const ptrdiff_t bytes = (j->blocks * FA_BLOCK + FA_LANES) * j->tile_size;
+    j->keeps_g = j->whole && j->backward && j->activation && 2 * bytes <= fa_l2_bytes();
+    j->keeps_x = j->whole && !j->direct[X] && (1 + j->keeps_g) * bytes <= fa_l2_bytes();
+    j->kept_bytes = (j->keeps_x + j->keeps_g) * bytes;
+}
+
+int fa_run_channels(fa_job *j)
+{
+    plan_runs(j);
+    j->whole = by_whole_channels(j);
+    plan_kept(j);
+    const ptrdiff_t parts = fa_reduces(j) ? (j->whole ? j->threads : j->bn->channels) * j->blocks * FA_SUMS * 2 : 1;
+    j->parts = malloc((size_t)parts * sizeof(double));
+    j->kept = malloc((size_t)(j->threads * j->kept_bytes) + 1);
+    const int ready = j->parts && j->kept;
+    if (ready && j->whole)
+        fa_parallel_for(j->bn->channels, j->threads, whole_channels, j);
+    else if (ready)
+        two_phases(j);
+    free(j->parts);
+    free(j->kept);
+    return ready ? 0 : -1;
 }

@@ -4,85 +4,108 @@
 
 #include "batchnorm.h"
 
-/* A thread's tiles. */
+enum { FA_TILE = 4 * FA_BLOCK }; /* elements of a worker's buffer */
+
+/* A worker's buffers. */
 typedef struct {
-    _Alignas(64) double x[FA_BLOCK], dy[FA_BLOCK], z[FA_BLOCK], g[FA_BLOCK], dparam[FA_BLOCK],
-        result[FA_BLOCK];
+    _Alignas(64) double x[FA_TILE], dy[FA_TILE], g[FA_TILE], dparam[FA_TILE];
 } fa_scratch;
 
-/* How the second pass cuts channels that lie side by side: tiles of `rows` x `columns` elements of an
- * array with `width` columns, which is a whole number of rows of x where those are short. */
+/* How channels that lie side by side are cut: see batchnorm_rows.c. */
 typedef struct {
-    ptrdiff_t width, rows, columns, count; /* count: rows of that array; the remainder is shorter */
-    ptrdiff_t repeat;                      /* width / channels */
-    fa_affine affine;                      /* of `width` channels */
+    ptrdiff_t repeat;        /* rows of x that make a row of the matrix */
+    ptrdiff_t width, rows;   /* of the matrix; a remainder of fewer than `repeat` rows is apart */
+    ptrdiff_t height;        /* rows of a span */
+    ptrdiff_t strips, group; /* strips of FA_LANES columns; strips of a task of the reduction */
+    int lanes;               /* which the matrix' rows belong to in turn */
+    int copies;              /* whether the columns' constants are copies of the channels' */
+} fa_matrix;
+
+/* The constants of `width` columns. */
+typedef struct {
+    double *shift;
+    fa_affine affine;
     fa_slope slope;
-    const double *params[FA_MAX_PARAMS]; /* a whole tile of them, where there is a value a channel */
-    double *memory;
-} fa_row_plan;
+    const double *params[FA_MAX_PARAMS];
+} fa_columns;
 
 typedef struct {
     const fa_batchnorm *bn;
     const fa_batchnorm_kernels *kernels;
     const fa_activation_kernels *activation; /* NULL: none */
-    void (*stream)(void *, const void *, size_t);
+    const fa_half_kernels *half; /* NULL unless x is half precision: then tiles are float64 */
+    void (*stream)(void *, const void *, size_t); /* NULL where results had better stay in the cache */
     int training, backward, threads;
-    int bare;    /* no normalisation: z is x, and there is no second pass */
+    int bare;   /* no normalisation: z is x, and there is no second pass */
+    int learns; /* whether the activation's parameter gets a gradient */
+    int nsums;  /* of the reduction */
+    ptrdiff_t itemsize, tile_size, blocks; /* bytes of an element in memory, and in a tile */
+    const fa_view *dy, *x, *out;           /* out: y or dx */
+    const fa_statistics *statistics;
+    double **sums;
+    fa_slope slope; /* a value a channel */
+    double *shift;
+    double *parts; /* see fa_part */
+    ptrdiff_t parts_width;
+    fa_scratch *scratch;
     int by_rows; /* channels lie side by side */
     int keep_g;  /* the first pass of the backward leaves g where dx will be, and the second finds it there */
-    const fa_half_kernels *half; /* NULL unless x is half precision: then tiles are float64 */
-    ptrdiff_t itemsize, tile_size, blocks; /* bytes of an element in memory, and in a tile */
-    ptrdiff_t run, run_tiles, tiles; /* second pass, channels apart: see fa_plan_channels */
-    const fa_view *dy, *x, *out;     /* out: y or dx */
-    fa_pair *mean, *var;
-    const fa_affine *affine;
-    double *rstd;
-    fa_sums *sums;
-    fa_slope slope;
-    void *parts; /* fa_moments or fa_sums, [channel][block], or a channel's a worker */
-    fa_scratch *scratch;
-    char *channel_g; /* or here: room for g of a channel a worker; NULL where there is none */
-    fa_group *groups;
-    fa_row_plan rows;
+    /* channels apart: batchnorm_channels.c */
+    int whole;     /* a task is a whole channel */
+    int direct[3]; /* whether dy, x, out have runs of memory that need no buffer */
+    ptrdiff_t run; /* elements of such a run */
+    char *kept;    /* what the first pass leaves of a channel a worker: x where it is no run, g */
+    ptrdiff_t kept_bytes;
+    int keeps_x, keeps_g;
+    /* channels side by side: batchnorm_rows.c */
+    fa_matrix matrix;
+    fa_columns columns;
+    double *memory; /* of the columns */
+    fa_lanes *lanes;
+    ptrdiff_t lanes_each; /* of a worker */
 } fa_job;
 
-/* Bytes of a worker's share of channel_g; kernels may read up to a vector beyond a tile. */
-static inline ptrdiff_t fa_channel_g_bytes(const fa_job *j)
+static inline int fa_reduces(const fa_job *j)
 {
-    return fa_padded(j->bn->count + FA_LANES) * j->tile_size;
+    return j->backward || j->training;
 }
 
-/* z and its gradient are rounded to the dtype of x, as if they had been in memory. */
-static inline void fa_round_tile(const fa_job *j, void *tile, ptrdiff_t n)
+/* batchnorm.c: of the parts of `channels` channels from c on, which begin at `parts`, makes what the second
+ * pass needs. */
+void fa_finish_channels(const fa_job *j, double *parts, ptrdiff_t width, ptrdiff_t c, ptrdiff_t channels);
+
+/* y = activation(z); or g, and the learned parameter's gradient */
+static inline void fa_run_forward(const fa_job *j, const fa_span *s)
 {
-    if (j->half)
-        j->half->round(tile, n);
+    if (j->activation)
+        j->kernels->forward(s, j->activation, j->half);
+    else
+        j->kernels->normalize(s);
 }
 
-static inline size_t fa_part_size(const fa_job *j)
+/* Parts of a number in working precision: float32 and half have no low part. */
+static inline int fa_parts_of(const fa_job *j)
 {
-    return j->backward ? sizeof(fa_sums) : sizeof(fa_moments);
+    return j->bn->real == FA_FLOAT64 ? 2 : 1;
 }
 
-/* batchnorm.c: merges the parts of channel c, and makes of them what the second pass needs. */
-void fa_finish_channel(const fa_job *j, ptrdiff_t c, void *parts);
-/* The channel's parameters of the activation. */
-void fa_channel_params(const fa_job *j, ptrdiff_t c, const double **params);
+/* Sets what will be added to. */
+static inline void fa_clear(const fa_job *j, fa_lanes *lanes)
+{
+    for (int part = 0; part < fa_parts_of(j); part++)
+        for (int sum = 0; sum < j->nsums; sum++)
+            for (int i = 0; i < FA_LANES; i++)
+                lanes->at[part][sum][i] = 0.0;
+}
 
-/* batchnorm_channels.c: channels apart. */
+/* What a padding is made of: n elements of `value` in a tile. */
+void fa_fill(const fa_job *j, void *tile, ptrdiff_t n, double value);
+
+/* batchnorm_channels.c */
 void fa_plan_channels(fa_job *j);
-void fa_reduce_block(const fa_job *j, ptrdiff_t c, ptrdiff_t block, void *parts, int worker);
-/* Tasks: whole channels; blocks of channels; tiles of channels. */
-void fa_whole_channels(void *job, ptrdiff_t begin, ptrdiff_t end, int worker);
-void fa_reduce_blocks(void *job, ptrdiff_t begin, ptrdiff_t end, int worker);
-void fa_second_pass_tiles(void *job, ptrdiff_t begin, ptrdiff_t end, int worker);
+int fa_run_channels(fa_job *j); /* -1: no memory */
 
-/* batchnorm_rows.c: channels side by side. */
-ptrdiff_t fa_row_units(const fa_job *j);     /* tasks of fa_reduce_units a block */
-ptrdiff_t fa_row_tiles(const fa_job *j);     /* tasks of fa_second_pass_rows */
-int fa_plan_rows(fa_job *j);                 /* -1: no memory */
-void fa_fill_row_plan(fa_job *j);            /* between the passes */
-void fa_reduce_units(void *job, ptrdiff_t begin, ptrdiff_t end, int worker);
-void fa_second_pass_rows(void *job, ptrdiff_t begin, ptrdiff_t end, int worker);
+/* batchnorm_rows.c */
+int fa_run_rows(fa_job *j);
 
 #endif

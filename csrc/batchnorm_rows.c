@@ -1,16 +1,101 @@
-/* BatchNorm where the channels of an element lie side by side: NHWC, (N, C). */
+/* BatchNorm where the channels of an element lie side by side: NHWC, (N, C).
+ *
+ * x is a matrix with a row for each element, and a strip of it FA_LANES columns wide is what kernels work on.
+ * Where the number of channels is no multiple of FA_LANES, `repeat` rows of x are taken as one row of a matrix
+ * that is wide enough to be one; then a column stands for a channel and a part of the lanes, and what a channel
+ * has is put together at the end of a block.  Where that would be too wide, or rows do not lie side by side, or
+ * elements have to be widened, strips go through a buffer. */
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "batchnorm_job.h"
+#include "memory.h"
+#include "parallel.h"
 
-static char *row_address(const fa_view *v, ptrdiff_t row, ptrdiff_t c)
+enum {
+    MOST_REPEATED = 1024, /* columns of a matrix of repeated rows */
+    GROUP = 4,            /* strips of a task of the reduction */
+    ROWS = 64             /* of a span, at least */
+};
+
+/* ---- the matrix ------------------------------------------------------------------------------------------ */
+
+static int is_packed(const fa_job *j, const fa_view *v)
 {
-    return v->data + row * v->strides[0] + c * v->channel_stride;
+    return !v || v->strides[0] == j->bn->channels * j->itemsize;
 }
 
-/* n elements that lie side by side, between memory and a tile. */
-static void read_run(const fa_job *j, const char *from, ptrdiff_t n, char *to)
+static ptrdiff_t repeats(const fa_job *j)
+{
+    ptrdiff_t repeat = 1;
+    while (repeat * j->bn->channels % FA_LANES)
+        repeat *= 2;
+    const int fits = repeat * j->bn->channels <= MOST_REPEATED && repeat <= j->bn->count && !j->half;
+    return fits && is_packed(j, j->x) && is_packed(j, j->dy) && is_packed(j, j->out) ? repeat : 1;
+}
+
+static void plan_matrix(fa_job *j)
+{
+    fa_matrix *m = &j->matrix;
+    m->repeat = repeats(j);
+    m->width = m->repeat * j->bn->channels;
+    m->rows = j->bn->count / m->repeat;
+    m->strips = (m->width + FA_LANES - 1) / FA_LANES;
+    m->lanes = FA_LANES / (int)m->repeat;
+    m->group = m->repeat > 1 ? m->strips : fa_at_most(m->strips, GROUP);
+    m->height = ROWS;
+    while (m->height * FA_LANES < FA_TILE && m->height * m->strips < ROWS * GROUP)
+        m->height *= 2;
+}
+
+static ptrdiff_t groups(const fa_matrix *m)
+{
+    return (m->strips + m->group - 1) / m->group;
+}
+
+/* Some rows of a strip. */
+typedef struct {
+    ptrdiff_t row, rows, strip;
+    ptrdiff_t columns; /* FA_LANES, but for the last strip */
+} piece;
+
+static piece locate(const fa_job *j, ptrdiff_t row, ptrdiff_t rows, ptrdiff_t strip)
+{
+    return (piece){row, rows, strip, fa_at_most(j->matrix.width - strip * FA_LANES, FA_LANES)};
+}
+
+/* The rows that are too few to be repeated, as one row of the matrix. */
+static ptrdiff_t left_over(const fa_job *j)
+{
+    return j->bn->count % j->matrix.repeat * j->bn->channels;
+}
+
+static piece locate_left_over(const fa_job *j, ptrdiff_t strip)
+{
+    const ptrdiff_t columns = left_over(j) - strip * FA_LANES;
+    return (piece){j->matrix.rows, 1, strip, columns < 0 ? 0 : fa_at_most(columns, FA_LANES)};
+}
+
+static char *address(const fa_job *j, const fa_view *v, const piece *p)
+{
+    return v->data + p->row * j->matrix.repeat * v->strides[0] + p->strip * FA_LANES * j->itemsize;
+}
+
+/* Bytes from a row of the matrix to the next. */
+static ptrdiff_t step(const fa_job *j, const fa_view *v)
+{
+    return j->matrix.repeat * v->strides[0];
+}
+
+static int is_direct(const fa_job *j, const piece *p)
+{
+    return p->columns == FA_LANES && !j->half;
+}
+
+/* ---- between memory and buffers ------------------------------------------------------------------------------ */
+
+static void read_row(const fa_job *j, const char *from, ptrdiff_t n, char *to)
 {
     if (j->half)
         j->half->widen(from, (double *)to, n);
@@ -18,377 +103,299 @@ static void read_run(const fa_job *j, const char *from, ptrdiff_t n, char *to)
         memcpy(to, from, (size_t)(n * j->itemsize));
 }
 
-static void write_run(const fa_job *j, const char *from, ptrdiff_t n, char *to)
+/* `pad`: what fills rows up to FA_LANES, of the same columns */
+static const void *read_piece(const fa_job *j, const fa_view *v, const piece *p, const double *pad, void *buffer,
+                              ptrdiff_t *row_step)
 {
-    if (j->half)
-        j->half->narrow((const double *)from, to, n);
-    else
-        memcpy(to, from, (size_t)(n * j->itemsize));
-}
-
-/* ---- first pass ------------------------------------------------------------------------------------ */
-
-/* A unit is a group of channels. With fewer channels than lanes, it is one channel, gathered. */
-ptrdiff_t fa_row_units(const fa_job *j)
-{
-    const ptrdiff_t c = j->bn->channels;
-    return c < FA_LANES ? c : (c + FA_GROUP - 1) / FA_GROUP;
-}
-
-/* Some rows of a group of channels: in place, or, where they have to be widened or the group is not a
- * multiple of FA_LANES wide, in `buffer`, padded with zeros to such a width.  *stride is in elements. */
-static const char *group_tile(const fa_job *j, const fa_view *v, ptrdiff_t row, ptrdiff_t c, ptrdiff_t rows,
-                              ptrdiff_t channels, void *buffer, ptrdiff_t *stride)
-{
-    const ptrdiff_t width = fa_padded(channels), size = j->tile_size;
-    char *at = buffer;
-    if (width == channels && !j->half) {
-        *stride = v->strides[0] / size;
-        return row_address(v, row, c);
-    }
-    *stride = width;
-    for (ptrdiff_t r = 0; r < rows; r++, at += width * size) {
-        read_run(j, row_address(v, row + r, c), channels, at);
-        memset(at + channels * size, 0, (size_t)((width - channels) * size));
-    }
-    return buffer;
-}
-
-/* Rows side by side: in place where they are so already. */
-static const void *pack(const char *from, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t width, void *buffer)
-{
-    if (stride == width)
+    const char *from = address(j, v, p);
+    char *to = buffer;
+    *row_step = step(j, v) / j->itemsize;
+    if (is_direct(j, p))
         return from;
-    for (ptrdiff_t r = 0; r < rows; r++)
-        memcpy((char *)buffer + r * width, from + r * stride, (size_t)width);
+    *row_step = FA_LANES;
+    for (ptrdiff_t r = 0; r < p->rows; r++, from += step(j, v), to += FA_LANES * j->tile_size) {
+        read_row(j, from, p->columns, to);
+        for (ptrdiff_t i = p->columns; i < FA_LANES; i++)
+            fa_fill(j, to + i * j->tile_size, 1, pad ? pad[i] : 0.0);
+    }
     return buffer;
 }
 
-/* A tile of FA_LANES rows in the first-level cache: z, then g = dy * activation'(z), both packed. */
-static const void *gradient_tile(const fa_job *j, const fa_affine *affine, ptrdiff_t rows, ptrdiff_t width,
-                                 const char *x, ptrdiff_t x_stride, const char *dy, ptrdiff_t dy_stride,
-                                 fa_scratch *s, const double *const *params, const double **dparam)
+static void write_piece(const fa_job *j, const piece *p, const char *from)
 {
-    const int kind = j->bn->params_per_channel ? FA_VARYING : FA_UNIFORM;
-    const ptrdiff_t size = j->tile_size, n = rows * width;
-    dy = pack(dy, dy_stride * size, rows, width * size, s->g);
-    const void *z = s->z;
-    if (j->bare)
-        z = pack(x, x_stride * size, rows, width * size, s->z);
-    else
-        j->kernels->normalize_rows(x, x_stride, s->z, rows, width, affine);
-    if (!j->bare)
-        fa_round_tile(j, s->z, n);
-    if (j->activation->param_gradient[kind]) {
-        j->activation->param_gradient[kind](dy, z, s->dparam, n, params);
-        *dparam = s->dparam;
-    }
-    j->activation->backward[kind](dy, z, s->g, n, params);
-    fa_round_tile(j, s->g, n);
-    return s->g;
+    char *to = address(j, j->out, p);
+    for (ptrdiff_t r = 0; r < p->rows; r++, to += step(j, j->out), from += FA_LANES * j->tile_size)
+        if (j->half)
+            j->half->narrow((const double *)from, to, p->columns);
+        else
+            memcpy(to, from, (size_t)(p->columns * j->itemsize));
 }
 
-/* The parameters of a group, a tile of them where there is a value a channel. */
-static void group_params(const fa_job *j, ptrdiff_t c, ptrdiff_t channels, double *tile,
-                         const double **params)
+/* ---- columns: the channels' constants, repeated ---------------------------------------------------------------- */
+
+static double *repeated(const fa_job *j, double **memory, const double *from)
 {
-    const ptrdiff_t width = fa_padded(channels);
-    fa_channel_params(j, c, params);
-    if (!j->bn->params_per_channel)
-        return;
-    for (int p = 0; p < FA_MAX_PARAMS && params[p]; p++) {
-        double *to = tile + p * FA_LANES * FA_GROUP;
-        memset(to, 0, (size_t)(FA_LANES * width) * sizeof *to);
-        for (ptrdiff_t r = 0; r < FA_LANES; r++)
-            memcpy(to + r * width, params[p], (size_t)channels * sizeof *to);
-        params[p] = to;
-    }
+    const ptrdiff_t channels = j->bn->channels, width = j->matrix.strips * FA_LANES;
+    double *to = *memory;
+    for (ptrdiff_t i = 0; from && i < width; i++)
+        to[i] = i < j->matrix.width ? from[i % channels] : 0.0;
+    *memory += width;
+    return from ? to : NULL;
 }
 
-/* A group's constants, padded like its tiles: the arrays of all channels end with the last channel. */
-static fa_affine group_affine(const fa_job *j, ptrdiff_t c, ptrdiff_t channels, double padded[5][FA_GROUP])
-{
-    const fa_affine at = fa_affine_at(j->affine, c);
-    const double *from[5] = {at.mean_hi, at.mean_lo, at.scale_hi, at.scale_lo, at.bias};
-    if (channels % FA_LANES == 0)
-        return at;
-    memset(padded, 0, 5 * sizeof *padded);
-    for (int a = 0; a < 5; a++)
-        memcpy(padded[a], from[a], (size_t)channels * sizeof(double));
-    return (fa_affine){padded[0], padded[1], padded[2], padded[3], padded[4]};
-}
+enum { TABLES = 10 + FA_MAX_PARAMS };
 
-static void reduce_sums(const fa_job *j, ptrdiff_t c, ptrdiff_t channels, ptrdiff_t row, ptrdiff_t rows,
-                        fa_scratch *s, fa_group *sums)
+static void fill_columns(fa_job *j)
 {
-    const ptrdiff_t width = fa_padded(channels);
-    double tile[FA_MAX_PARAMS * FA_LANES * FA_GROUP], constants[5][FA_GROUP];
-    const fa_affine affine = group_affine(j, c, channels, constants);
-    const double *params[FA_MAX_PARAMS];
-    group_params(j, c, channels, tile, params);
-    for (ptrdiff_t r = 0; r < rows; r += FA_LANES) {
-        const ptrdiff_t height = fa_at_most(rows - r, FA_LANES);
-        const double *dparam = NULL;
-        ptrdiff_t x_stride, g_stride;
-        const char *x = group_tile(j, j->x, row + r, c, height, channels, s->x, &x_stride);
-        const char *dy = group_tile(j, j->dy, row + r, c, height, channels, s->dy, &g_stride);
-        const void *g = dy;
-        if (j->activation) {
-            g = gradient_tile(j, &affine, height, width, x, x_stride, dy, g_stride, s, params, &dparam);
-            g_stride = width;
+    const fa_affine *a = &j->statistics->affine;
+    fa_columns *c = &j->columns;
+    double *memory = j->memory;
+    double **each[] = {&c->shift,            &c->affine.centre,    &c->affine.scale_hi, &c->affine.scale_lo,
+                       &c->affine.offset_hi, &c->affine.offset_lo, &c->affine.delta,    &c->slope.slope,
+                       &c->slope.constant,   &c->slope.wide};
+    double *from[] = {j->shift,     a->centre, a->scale_hi,    a->scale_lo,       a->offset_hi,
+                      a->offset_lo, a->delta,  j->slope.slope, j->slope.constant, j->slope.wide};
+    for (int t = 0; t < TABLES - FA_MAX_PARAMS; t++)
+        *each[t] = j->matrix.copies ? repeated(j, &memory, from[t]) : from[t];
+    for (int p = 0; p < FA_MAX_PARAMS; p++) {
+        const double *value = j->bn->params[p];
+        c->params[p] = value;
+        if (value && j->bn->params_per_channel && j->matrix.copies)
+            c->params[p] = repeated(j, &memory, value);
+        if (value && !j->bn->params_per_channel) {
+            c->params[p] = memory;
+            for (int i = 0; i < FA_LANES; i++)
+                *memory++ = *value;
         }
-        if (j->keep_g)
-            for (ptrdiff_t i = 0; i < height; i++)
-                write_run(j, (const char *)g + i * width * j->tile_size, channels,
-                          row_address(j->out, row + r + i, c));
-        j->kernels->group_sums(sums, g, g_stride, x, x_stride, dparam, height, width, affine.mean_hi,
-                               affine.mean_lo);
     }
 }
 
-static void reduce_moments(const fa_job *j, ptrdiff_t c, ptrdiff_t channels, ptrdiff_t row, ptrdiff_t rows,
-                           fa_scratch *s, fa_group *sums, fa_moments *out)
+static fa_span span_of(const fa_job *j, const piece *p)
 {
-    const ptrdiff_t width = fa_padded(channels);
-    ptrdiff_t stride;
-    /* the first row, which shifts the others, is kept apart from the tiles */
-    const char *first = group_tile(j, j->x, row, c, 1, channels, s->z, &stride);
-    for (ptrdiff_t r = 0; r < rows; r += FA_LANES) {
-        const ptrdiff_t height = fa_at_most(rows - r, FA_LANES);
-        const char *x = group_tile(j, j->x, row + r, c, height, channels, s->x, &stride);
-        j->kernels->group_moments(sums, x, stride, height, width, first);
+    const fa_columns *columns = &j->columns;
+    const ptrdiff_t at = p->strip * FA_LANES;
+    fa_span span = {.rows = p->rows, .affine = fa_affine_at(&columns->affine, at), .varying = j->bn->params_per_channel};
+    for (int k = 0; k < FA_MAX_PARAMS; k++)
+        span.params[k] = columns->params[k] ? columns->params[k] + (span.varying ? at : 0) : NULL;
+    return span;
+}
+
+/* What comes after the piece in memory. */
+static void look_ahead(const fa_job *j, const piece *p, fa_span *span)
+{
+    const fa_view *x = j->x, *other = j->dy ? j->dy : x;
+    span->ahead[0] = address(j, x, p) + p->rows * step(j, x);
+    span->ahead[1] = address(j, other, p) + p->rows * step(j, other);
+    span->ahead_step = step(j, x);
+}
+
+/* ---- first pass --------------------------------------------------------------------------------------------------- */
+
+static void find_g(const fa_job *j, const piece *p, fa_span *span, fa_scratch *s)
+{
+    const int direct = j->keep_g && is_direct(j, p);
+    span->out = direct ? address(j, j->out, p) : (char *)s->g;
+    span->out_step = direct ? step(j, j->out) / j->itemsize : FA_LANES;
+    span->dparam = j->learns ? s->dparam : NULL;
+    j->kernels->backward(span, j->activation, j->half);
+    if (j->keep_g && !direct)
+        write_piece(j, p, (char *)s->g);
+    for (ptrdiff_t i = p->columns; p->rows == 1 && i < FA_LANES; i++) { /* whatever the padding gives */
+        fa_fill(j, (char *)span->out + i * j->tile_size, 1, 0.0);
+        s->dparam[i] = 0.0;
     }
-    j->kernels->finish_moments(sums, rows, width, first, out);
+    span->dy = span->out;
+    span->dy_step = span->out_step;
 }
 
-/* What will be added to: float32 has no low parts, the forward only two sums. */
-static void clear(const fa_job *j, fa_group *sums, ptrdiff_t width)
+static void reduce_piece(const fa_job *j, const piece *p, fa_lanes *lanes, int nlanes, fa_scratch *s)
 {
-    for (int lane = 0; lane < FA_LANES; lane++)
-        for (int part = 0; part < (j->bn->real == FA_FLOAT64 ? 2 : 1); part++)
-            for (int which = 0; which < (j->backward ? 3 : 2); which++)
-                memset(sums->lane[lane][part][which], 0, (size_t)width * sizeof(double));
+    const double *shift = j->columns.shift + p->strip * FA_LANES;
+    fa_span span = span_of(j, p);
+    span.x = read_piece(j, j->x, p, j->backward ? NULL : shift, s->x, &span.x_step);
+    look_ahead(j, p, &span);
+    if (!j->backward) {
+        j->kernels->moments(lanes, nlanes, &span, shift);
+        return;
+    }
+    span.dy = read_piece(j, j->dy, p, NULL, s->dy, &span.dy_step);
+    if (j->activation)
+        find_g(j, p, &span, s);
+    j->kernels->sums(lanes, nlanes, &span);
 }
 
-static void reduce_group(const fa_job *j, ptrdiff_t c, ptrdiff_t block, int worker)
+/* A channel's lanes are columns of several rows: [strip][lane of the matrix]. */
+static void fold_repeated(const fa_job *j, const fa_lanes *lanes, double *out)
 {
-    const ptrdiff_t row = block * FA_BLOCK, rows = fa_at_most(j->bn->count - row, FA_BLOCK);
-    const ptrdiff_t channels = fa_at_most(j->bn->channels - c, FA_GROUP);
-    fa_group *sums = j->groups + worker;
-    clear(j, sums, fa_padded(channels));
-    if (j->backward) {
-        fa_sums out[FA_GROUP];
-        reduce_sums(j, c, channels, row, rows, j->scratch + worker, sums);
-        j->kernels->finish_sums(sums, fa_padded(channels), out);
-        for (ptrdiff_t i = 0; i < channels; i++)
-            ((fa_sums *)j->parts)[(c + i) * j->blocks + block] = out[i];
-    } else {
-        fa_moments out[FA_GROUP];
-        reduce_moments(j, c, channels, row, rows, j->scratch + worker, sums, out);
-        for (ptrdiff_t i = 0; i < channels; i++)
-            ((fa_moments *)j->parts)[(c + i) * j->blocks + block] = out[i];
+    const fa_matrix *m = &j->matrix;
+    for (ptrdiff_t c = 0; c < j->bn->channels; c++) {
+        fa_lanes own;
+        for (int k = 0; k < FA_LANES; k++) {
+            const ptrdiff_t column = k % m->repeat * j->bn->channels + c;
+            const fa_lanes *from = lanes + column / FA_LANES * m->lanes + k / m->repeat;
+            for (int s = 0; s < j->nsums; s++)
+                for (int part = 0; part < fa_parts_of(j); part++)
+                    own.at[part][s][k] = from->at[part][s][column % FA_LANES];
+        }
+        j->kernels->fold_run(&own, j->nsums, out + c, j->parts_width);
     }
 }
 
-void fa_reduce_units(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
+static void reduce_task(const fa_job *j, ptrdiff_t block, ptrdiff_t group, int worker)
+{
+    const fa_matrix *m = &j->matrix;
+    const ptrdiff_t first = group * m->group, strips = fa_at_most(m->strips - first, m->group);
+    const ptrdiff_t begin = block * (FA_BLOCK / m->repeat), rows = fa_at_most(m->rows - begin, FA_BLOCK / m->repeat);
+    fa_lanes *lanes = j->lanes + worker * j->lanes_each;
+    fa_scratch *s = j->scratch + worker;
+    for (ptrdiff_t k = 0; k < strips * m->lanes; k++)
+        fa_clear(j, lanes + k);
+    for (ptrdiff_t r = 0; r < rows; r += m->height)
+        for (ptrdiff_t t = 0; t < strips; t++) {
+            const piece p = locate(j, begin + r, fa_at_most(rows - r, m->height), first + t);
+            reduce_piece(j, &p, lanes + t * m->lanes, m->lanes, s);
+        }
+    for (ptrdiff_t t = 0; block == j->blocks - 1 && t < strips; t++) {
+        const piece p = locate_left_over(j, first + t);
+        if (p.columns > 0)
+            reduce_piece(j, &p, lanes + t * m->lanes + rows % m->lanes, 1, s);
+    }
+    double *out = fa_part(j->parts, j->parts_width, block, 0, 0) + first * FA_LANES;
+    if (m->repeat > 1)
+        fold_repeated(j, lanes, out);
+    else
+        for (ptrdiff_t t = 0; t < strips; t++)
+            j->kernels->fold_strip(lanes + t * m->lanes, j->nsums, out + t * FA_LANES, j->parts_width,
+                                   fa_at_most(m->width - (first + t) * FA_LANES, FA_LANES));
+}
+
+static void reduce_tasks(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
 {
     const fa_job *j = job;
-    const ptrdiff_t units = fa_row_units(j);
-    for (ptrdiff_t t = begin; t < end; t++) {
-        const ptrdiff_t block = t / units, u = t % units;
-        if (j->bn->channels < FA_LANES)
-            fa_reduce_block(j, u, block, (char *)j->parts + (size_t)(u * j->blocks) * fa_part_size(j),
-                            worker);
-        else
-            reduce_group(j, u * FA_GROUP, block, worker);
-    }
+    for (ptrdiff_t t = begin; t < end; t++)
+        reduce_task(j, t / groups(&j->matrix), t % groups(&j->matrix), worker);
 }
 
-/* ---- second pass ----------------------------------------------------------------------------------- */
-
-enum { LEAST_WIDTH = 64 };
-
-static int packed(const fa_job *j, const fa_view *v)
+/* One channel's shift, gathered. */
+static void find_shift(const fa_job *j, ptrdiff_t c, fa_scratch *s)
 {
-    return !v || v->strides[0] == j->bn->channels * j->itemsize;
+    const ptrdiff_t n = fa_at_most(j->bn->count, FA_LANES);
+    fa_view_read(j->x, c, 0, n, s->x);
+    for (ptrdiff_t i = n; i < FA_LANES; i++)
+        memcpy((char *)s->x + i * j->tile_size, s->x, (size_t)j->tile_size);
+    j->shift[c] = j->kernels->run_shift(s->x);
 }
 
-/* Rows of few channels are taken several at a time: as many as make a multiple of FA_LANES. */
-static ptrdiff_t rows_at_a_time(const fa_job *j)
+static void find_shifts(const fa_job *j)
 {
-    const ptrdiff_t c = j->bn->channels;
-    ptrdiff_t repeat = 1;
-    if (!packed(j, j->x) || !packed(j, j->dy) || !packed(j, j->out))
-        return 1;
-    while (repeat * c % FA_LANES || repeat * c < LEAST_WIDTH)
-        repeat++;
-    return repeat * c <= FA_BLOCK / 2 && repeat <= j->bn->count ? repeat : 1;
+    ptrdiff_t c = 0;
+    if (j->bn->count >= FA_LANES && !j->half)
+        for (; c + FA_LANES <= j->bn->channels; c += FA_LANES)
+            j->kernels->strip_shift(j->x->data + c * j->itemsize, j->x->strides[0] / j->itemsize, j->shift + c);
+    for (; c < j->bn->channels; c++)
+        find_shift(j, c, j->scratch);
 }
 
-int fa_plan_rows(fa_job *j)
+enum { CHANNELS_A_TASK = 256 };
+
+static void finish(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
 {
-    fa_row_plan *plan = &j->rows;
-    const ptrdiff_t c = j->bn->channels;
-    plan->repeat = rows_at_a_time(j);
-    plan->width = plan->repeat * c;
-    plan->columns = fa_at_most(plan->width, FA_BLOCK);
-    plan->rows = FA_BLOCK / plan->columns;
-    plan->count = j->bn->count / plan->repeat;
-    plan->memory = malloc((size_t)(7 * plan->width + FA_MAX_PARAMS * (plan->rows * plan->width + FA_LANES)) *
-                          sizeof(double));
-    return plan->memory ? 0 : -1;
+    const fa_job *j = job;
+    const ptrdiff_t c = begin * CHANNELS_A_TASK;
+    (void)worker;
+    fa_finish_channels(j, j->parts + c, j->parts_width, c, fa_at_most(j->bn->channels - c, (end - begin) * CHANNELS_A_TASK));
 }
 
-static double *repeat(double **memory, const double *from, ptrdiff_t n, ptrdiff_t times)
-{
-    double *to = *memory;
-    for (ptrdiff_t r = 0; r < times; r++)
-        memcpy(to + r * n, from, (size_t)n * sizeof *to);
-    *memory += n * times;
-    return to;
-}
+/* ---- second pass ---------------------------------------------------------------------------------------------------- */
 
-void fa_fill_row_plan(fa_job *j)
+static void second_pass_piece(const fa_job *j, const piece *p, fa_scratch *s)
 {
-    fa_row_plan *plan = &j->rows;
-    const ptrdiff_t c = j->bn->channels;
-    double *memory = plan->memory;
-    plan->affine = *j->affine;
-    plan->slope = j->slope;
-    memcpy(plan->params, j->bn->params, sizeof plan->params);
-    if (plan->repeat > 1) {
-        double **each[] = {&plan->affine.mean_hi,  &plan->affine.mean_lo, &plan->affine.scale_hi,
-                           &plan->affine.scale_lo, &plan->affine.bias,    &plan->slope.g_mean,
-                           &plan->slope.slope};
-        for (size_t a = 0; a < (j->backward ? 7 : 5); a++)
-            *each[a] = repeat(&memory, *each[a], c, plan->repeat);
-    }
-    if (j->bn->params_per_channel)
-        for (int p = 0; p < FA_MAX_PARAMS && plan->params[p]; p++) {
-            plan->params[p] = repeat(&memory, plan->params[p], c, plan->repeat * plan->rows);
-            memset(memory, 0, FA_LANES * sizeof *memory); /* a padded tile reads past them */
-            memory += FA_LANES;
-        }
-}
-
-/* A tile of the array that the plan makes of x. */
-typedef struct {
-    ptrdiff_t row, c, rows, columns;
-} tile;
-
-static char *tile_address(const fa_job *j, const fa_view *v, const tile *t)
-{
-    return row_address(v, t->row * j->rows.repeat, t->c);
-}
-
-/* From one row of a tile to the next, in bytes. */
-static ptrdiff_t tile_stride(const fa_job *j, const fa_view *v)
-{
-    return j->rows.repeat * v->strides[0];
-}
-
-static int is_one_run(const fa_job *j, const fa_view *v, const tile *t)
-{
-    return t->rows == 1 || tile_stride(j, v) == t->columns * j->itemsize;
-}
-
-static void write_tile(const fa_job *j, const tile *t, const char *from)
-{
-    const int whole = is_one_run(j, j->out, t);
-    const ptrdiff_t runs = whole ? 1 : t->rows, run = whole ? t->rows * t->columns : t->columns;
-    for (ptrdiff_t r = 0; r < runs; r++) {
-        const char *row = from + r * run * j->tile_size;
-        char *to = tile_address(j, j->out, t) + r * tile_stride(j, j->out);
-        if (j->stream)
-            j->stream(to, row, (size_t)(run * j->itemsize));
-        else
-            write_run(j, row, run, to);
-    }
-}
-
-/* As memory has it, or widened; *stride is in elements. */
-static const char *read_tile(const fa_job *j, const fa_view *v, const tile *t, void *buffer, ptrdiff_t *stride)
-{
-    const char *from = tile_address(j, v, t);
-    *stride = tile_stride(j, v) / j->itemsize;
-    if (!j->half)
-        return from;
-    for (ptrdiff_t r = 0; r < t->rows; r++)
-        read_run(j, from + r * tile_stride(j, v), t->columns, (char *)buffer + r * t->columns * j->tile_size);
-    *stride = t->columns;
-    return buffer;
-}
-
-/* The result's own memory, where a tile is one run of it, needs no padding and is not streamed. */
-static void *in_place(const fa_job *j, const tile *t)
-{
-    const int direct = is_one_run(j, j->out, t) && !j->stream && !j->half;
-    return direct && t->rows * t->columns % FA_LANES == 0 ? tile_address(j, j->out, t) : NULL;
-}
-
-static void second_pass_tile(const fa_job *j, const tile *t, fa_scratch *s)
-{
-    const ptrdiff_t n = fa_padded(t->rows * t->columns);
-    const int kind = j->bn->params_per_channel ? FA_VARYING : FA_UNIFORM;
-    const fa_affine affine = fa_affine_at(&j->rows.affine, t->c);
-    const fa_slope slope = fa_slope_at(&j->rows.slope, t->c);
-    ptrdiff_t x_stride, g_stride;
-    const char *x = read_tile(j, j->x, t, s->x, &x_stride);
-    void *own = in_place(j, t), *result = own ? own : s->result;
-    const double *params[FA_MAX_PARAMS];
-    for (int p = 0; p < FA_MAX_PARAMS; p++)
-        params[p] = j->rows.params[p] ? j->rows.params[p] + (kind == FA_VARYING ? t->c : 0) : NULL;
-    if (!j->backward) {
-        j->kernels->normalize_rows(x, x_stride, result, t->rows, t->columns, &affine);
-        fa_round_tile(j, result, n);
-        if (j->activation)
-            j->activation->forward[kind](result, result, n, params);
+    const fa_slope slope = fa_slope_at(&j->columns.slope, p->strip * FA_LANES);
+    const int direct = is_direct(j, p);
+    fa_span span = span_of(j, p);
+    char *own = direct ? address(j, j->out, p) : NULL;
+    span.x = read_piece(j, j->x, p, NULL, s->x, &span.x_step);
+    look_ahead(j, p, &span);
+    span.out = direct ? own : (char *)s->x;
+    span.out_step = direct ? step(j, j->out) / j->itemsize : FA_LANES;
+    span.stream = direct && j->stream && (uintptr_t)own % 64 == 0 && step(j, j->out) % 64 == 0;
+    if (j->backward) {
+        span.dy = read_piece(j, j->keep_g ? j->out : j->dy, p, NULL, s->dy, &span.dy_step);
+        j->kernels->apply(&span, j->training ? &slope : NULL);
     } else {
-        const void *g = read_tile(j, j->keep_g ? j->out : j->dy, t, s->g, &g_stride);
-        j->kernels->apply_rows(g, g_stride, x, x_stride, result, t->rows, t->columns, &affine, &slope);
+        fa_run_forward(j, &span);
     }
-    if (!own)
-        write_tile(j, t, result);
+    if (!direct)
+        write_piece(j, p, span.out);
 }
 
-/* The tiles that a whole number of them across needs, and one for the rows that are left over. */
-static ptrdiff_t tiles_across(const fa_job *j)
+static ptrdiff_t row_tiles(const fa_job *j)
 {
-    return (j->rows.width + j->rows.columns - 1) / j->rows.columns;
-}
-
-static ptrdiff_t whole_tiles(const fa_job *j)
-{
-    return (j->rows.count + j->rows.rows - 1) / j->rows.rows * tiles_across(j);
-}
-
-ptrdiff_t fa_row_tiles(const fa_job *j)
-{
-    return whole_tiles(j) + (j->bn->count % j->rows.repeat != 0);
-}
-
-static tile locate(const fa_job *j, ptrdiff_t index)
-{
-    const fa_row_plan *plan = &j->rows;
-    const ptrdiff_t across = tiles_across(j);
-    tile t = {index / across * plan->rows, index % across * plan->columns, 0, 0};
-    if (index == whole_tiles(j))
-        return (tile){plan->count, 0, 1, j->bn->count % plan->repeat * j->bn->channels};
-    t.rows = fa_at_most(plan->count - t.row, plan->rows);
-    t.columns = fa_at_most(plan->width - t.c, plan->columns);
-    return t;
+    return (j->matrix.rows + j->matrix.height - 1) / j->matrix.height;
 }
 
 /* Backwards in steps that are worth prefetching, forwards within them: the pass before this one left the
  * end of the share in the cache. */
-enum { TILES_A_STEP = 64 };
+enum { TILES_A_STEP = 16 };
 
-void fa_second_pass_rows(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
+static void second_pass_tile(const fa_job *j, ptrdiff_t tile, fa_scratch *s)
+{
+    const ptrdiff_t row = tile * j->matrix.height;
+    for (ptrdiff_t strip = 0; strip < j->matrix.strips; strip++) {
+        const piece p = tile == row_tiles(j)
+                            ? locate_left_over(j, strip)
+                            : locate(j, row, fa_at_most(j->matrix.rows - row, j->matrix.height), strip);
+        if (p.columns > 0)
+            second_pass_piece(j, &p, s);
+    }
+}
+
+static void second_pass_tiles(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
 {
     const fa_job *j = job;
-    for (ptrdiff_t step = end; step > begin; step -= TILES_A_STEP)
-        for (ptrdiff_t i = step - TILES_A_STEP < begin ? begin : step - TILES_A_STEP; i < step; i++) {
-            const tile t = locate(j, i);
-            second_pass_tile(j, &t, j->scratch + worker);
-        }
+    for (ptrdiff_t top = end; top > begin; top -= TILES_A_STEP)
+        for (ptrdiff_t t = top - TILES_A_STEP < begin ? begin : top - TILES_A_STEP; t < top; t++)
+            second_pass_tile(j, t, j->scratch + worker);
+}
+
+/* ---- the driver -------------------------------------------------------------------------------------------------------- */
+
+static int allocate(fa_job *j)
+{
+    const ptrdiff_t width = j->matrix.strips * FA_LANES;
+    j->matrix.copies = j->matrix.repeat > 1 || width != j->matrix.width;
+    j->parts_width = j->bn->channels;
+    j->lanes_each = j->matrix.group * j->matrix.lanes;
+    j->parts = malloc((size_t)(j->blocks * FA_SUMS * 2 * j->parts_width) * sizeof(double));
+    j->lanes = fa_aligned_alloc((size_t)(j->threads * j->lanes_each) * sizeof(fa_lanes));
+    j->memory = malloc((size_t)(j->matrix.copies ? TABLES * width : FA_MAX_PARAMS * FA_LANES) * sizeof(double));
+    return j->parts && j->lanes && j->memory ? 0 : -1;
+}
+
+static void passes(fa_job *j)
+{
+    const ptrdiff_t finishers = (j->bn->channels + CHANNELS_A_TASK - 1) / CHANNELS_A_TASK;
+    if (fa_reduces(j)) {
+        if (!j->backward)
+            find_shifts(j);
+        fill_columns(j);
+        fa_parallel_for(j->blocks * groups(&j->matrix), j->threads, reduce_tasks, j);
+        fa_parallel_for(finishers, fa_threads_for(j->bn->channels * j->blocks * FA_LANES), finish, j);
+    }
+    if (j->bare)
+        return;
+    fill_columns(j);
+    fa_parallel_for(row_tiles(j) + (left_over(j) > 0), j->threads, second_pass_tiles, j);
+}
+
+int fa_run_rows(fa_job *j)
+{
+    plan_matrix(j);
+    const int status = allocate(j);
+    if (status == 0)
+        passes(j);
+    free(j->parts);
+    fa_aligned_free(j->lanes);
+    free(j->memory);
+    return status;
 }

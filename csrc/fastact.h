@@ -16,7 +16,6 @@
 enum {
     FA_LANES = 16,   /* a kernel's range is a multiple of this: no kernel has a tail loop */
     FA_BLOCK = 1024, /* elements a reduction block; also the tile of the drivers: 4 KiB of float32 */
-    FA_GROUP = 64,   /* at most so many neighbouring channels are reduced together: 24 KiB of lanes */
     FA_MAX_PARAMS = 2,
     FA_MAX_NDIM = 64,
     FA_MAX_DATA = 3, /* dy, x, gate */
@@ -72,10 +71,15 @@ typedef void (*fa_param_gradient_fn)(const void *dy, const void *x, double *dpar
 
 enum { FA_UNIFORM, FA_VARYING };
 
+struct fa_span;
+
 typedef struct {
     fa_forward_fn forward[2]; /* indexed by FA_UNIFORM, FA_VARYING */
     fa_backward_fn backward[2];
     fa_param_gradient_fn param_gradient[2]; /* NULL unless the parameter is learned */
+    /* with normalisation in one loop; NULL where composing the kernels is as fast */
+    void (*fused_forward)(const struct fa_span *span);
+    void (*fused_backward)(const struct fa_span *span);
 } fa_activation_kernels;
 
 /* dx may be dy's memory or any input's; dgate too, and it is written before dx's element is. */
@@ -90,82 +94,61 @@ typedef struct {
     double hi, lo;
 } fa_pair;
 
+/* What normalising needs: z = (x - centre) * scale + offset, in working precision.  The centre is the mean
+ * rounded to the dtype of x; the offset is the bias, less the rest of the mean times the scale.  Arrays of a
+ * value a channel, low parts apart; fa_affine_at moves to a channel. */
 typedef struct {
-    fa_pair mean, m2; /* m2: sum of squared deviations from the mean */
-} fa_moments;
-
-typedef struct {
-    fa_pair g, gx, param; /* sums of g, g * (x - mean) and the learned parameter's gradient */
-} fa_sums;
-
-/* What normalising needs: z = (x - mean) * scale + bias, in working precision.  Arrays of a value a
- * channel; fa_affine_at moves to a channel. */
-typedef struct {
-    double *mean_hi, *mean_lo, *scale_hi, *scale_lo, *bias;
+    double *centre, *scale_hi, *scale_lo, *offset_hi, *offset_lo;
+    double *delta; /* mean - centre */
 } fa_affine;
 
 static inline fa_affine fa_affine_at(const fa_affine *a, ptrdiff_t c)
 {
-    return (fa_affine){a->mean_hi + c, a->mean_lo + c, a->scale_hi + c, a->scale_lo + c, a->bias + c};
+    return (fa_affine){a->centre + c,    a->scale_hi + c,  a->scale_lo + c,
+                       a->offset_hi + c, a->offset_lo + c, a->delta + c};
 }
 
-/* What the gradient needs: dx = (g - g_mean - (x - mean) * slope) * scale. */
+/* What the gradient needs: dx = scale * (g + constant + (x - centre) * slope). */
 typedef struct {
-    double *g_mean, *slope;
+    double *slope, *constant;
+    double *wide; /* not 0 where that needs float64's range */
 } fa_slope;
 
 static inline fa_slope fa_slope_at(const fa_slope *s, ptrdiff_t c)
 {
-    return (fa_slope){s->g_mean + c, s->slope + c};
+    return (fa_slope){s->slope + c, s->constant + c, s->wide + c};
 }
 
-/* Accumulators of FA_GROUP channels: [lane][high or low part][sum][channel].  What is used together lies
- * together: a multiple of 4 KiB apart, a store to one sum would hold up the load of the next, and the lanes
- * would crowd half of the first-level cache's sets. */
+/* Sums over the elements of FA_LANES positions, [high or low part][sum][position].  A position is a lane of a
+ * channel, or one of FA_LANES neighbouring channels.  The sums of the forward are those of d = x - shift and
+ * d^2, those of the backward of g, g * (x - centre) and the learned parameter's gradient. */
+enum { FA_SUMS = 3 };
 typedef struct {
-    _Alignas(64) double lane[FA_LANES][2][3][FA_GROUP];
-} fa_group;
+    _Alignas(64) double at[2][FA_SUMS][FA_LANES];
+} fa_lanes;
 
-/* BatchNorm kernels of one dtype; `real` is float or double.  Rows hold neighbouring channels; strides
- * are in elements; `width` of a group is a multiple of FA_LANES, of `*_rows` anything. */
-typedef struct {
-    /* moments of a block: n real elements, padded with x[0] to a multiple of FA_LANES */
-    void (*block_moments)(const void *x, ptrdiff_t n, fa_moments *out);
-    /* the same of neighbouring channels: row r belongs to lane r % FA_LANES; shift: the block's first row */
-    void (*group_moments)(fa_group *sums, const void *x, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t width,
-                          const void *shift);
-    void (*finish_moments)(fa_group *sums, ptrdiff_t n, ptrdiff_t width, const void *shift, fa_moments *out);
-    /* merges the moments of consecutive blocks of `total` elements in a fixed tree; overwrites parts */
-    fa_moments (*merge_moments)(fa_moments *parts, ptrdiff_t total);
-    /* sums over a block; g, x (and dparam, unless NULL) padded with zeros to a multiple of FA_LANES */
-    void (*block_sums)(const void *g, const void *x, const double *dparam, ptrdiff_t n,
-                       const fa_affine *channel, fa_sums *out);
-    /* the same of neighbouring channels; dparam, unless NULL, is packed */
-    void (*group_sums)(fa_group *sums, const void *g, ptrdiff_t g_stride, const void *x, ptrdiff_t x_stride,
-                       const double *dparam, ptrdiff_t rows, ptrdiff_t width, const double *mean_hi,
-                       const double *mean_lo);
-    void (*finish_sums)(fa_group *sums, ptrdiff_t width, fa_sums *out);
-    fa_sums (*merge_sums)(fa_sums *parts, ptrdiff_t nparts);
-    fa_pair (*divide)(fa_pair a, double n);
-    /* statistics -> what normalising needs; weight and bias NULL for 1 and 0 */
-    void (*affine)(const fa_pair *mean, const fa_pair *var, const double *weight, const double *bias,
-                   double eps, ptrdiff_t channels, const fa_affine *out, double *rstd);
-    /* normalise n elements of one channel (n a multiple of FA_LANES) ... */
-    void (*normalize)(const void *x, void *z, ptrdiff_t n, const fa_affine *channel);
-    /* ... or rows of neighbouring channels; z is packed */
-    void (*normalize_rows)(const void *x, ptrdiff_t stride, void *z, ptrdiff_t rows, ptrdiff_t width,
-                           const fa_affine *channels);
-    void (*apply)(const void *g, const void *x, void *dx, ptrdiff_t n, const fa_affine *channel,
-                  const fa_slope *slope);
-    void (*apply_rows)(const void *g, ptrdiff_t g_stride, const void *x, ptrdiff_t x_stride, void *dx,
-                       ptrdiff_t rows, ptrdiff_t width, const fa_affine *channels, const fa_slope *slopes);
-} fa_batchnorm_kernels;
+/* Folded, they are [block][sum][high or low part][channel], with `width` channels in a row: the place of a
+ * block's first channel. */
+static inline double *fa_part(double *parts, ptrdiff_t width, ptrdiff_t block, int sum, int part)
+{
+    return parts + ((block * FA_SUMS + sum) * 2 + part) * width;
+}
 
-typedef struct {
-    fa_activation_kernels activation[FA_ACTIVATION_COUNT];
-    fa_gated_kernels gated[FA_GATED_COUNT];
-    fa_batchnorm_kernels batchnorm;
-} fa_real_kernels;
+/* The operand of BatchNorm's kernels: rows of FA_LANES elements that lie side by side.  They are a piece of one
+ * channel, row after row (then every step is FA_LANES), or FA_LANES channels of several elements. */
+typedef struct fa_span {
+    const void *x, *dy; /* dy: or g */
+    void *out;
+    ptrdiff_t x_step, dy_step, out_step; /* from a row to the next, in elements */
+    ptrdiff_t rows;
+    fa_affine affine; /* FA_LANES values of each */
+    const double *params[FA_MAX_PARAMS]; /* FA_LANES values of each */
+    int varying;    /* whether the parameters differ among the positions */
+    int stream;     /* write `out`, which is aligned to 64 bytes as its rows are, past the caches */
+    double *dparam; /* packed; unless a parameter is learned, NULL */
+    const char *ahead[2]; /* memory that will be read soon, `ahead_step` bytes a row; never NULL */
+    ptrdiff_t ahead_step;
+} fa_span;
 
 /* The formats of 16 bits.  Their data is computed on as float64, by kernels of the same working precision as
  * float32's, and rounded once. */
@@ -174,6 +157,43 @@ typedef struct {
     void (*narrow)(const double *from, void *to, ptrdiff_t n); /* to nearest, ties to even */
     void (*round)(double *x, ptrdiff_t n);                     /* both, in place */
 } fa_half_kernels;
+
+/* BatchNorm kernels of one dtype; `real` is float or double. */
+typedef struct {
+    /* The shift of a channel: the mean of its first FA_LANES elements, in `real`.  Of a channel in a row, or of
+     * FA_LANES channels in FA_LANES rows. */
+    double (*run_shift)(const void *x);
+    void (*strip_shift)(const void *x, ptrdiff_t step, double *shift);
+    /* adds to sums[r % lanes] what row r gives */
+    void (*moments)(fa_lanes *sums, int lanes, const fa_span *span, const double *shift);
+    void (*sums)(fa_lanes *sums, int lanes, const fa_span *span);
+    /* folds the lanes of one channel, or FA_LANES lanes of FA_LANES channels, of which `channels` count; `out`
+     * is the first channel's fa_part of a block */
+    void (*fold_run)(const fa_lanes *sums, int count, double *out, ptrdiff_t width);
+    void (*fold_strip)(const fa_lanes *sums, int count, double *out, ptrdiff_t width, ptrdiff_t channels);
+    /* adds the parts of consecutive blocks in a fixed tree, which leaves the sums in block 0 */
+    void (*merge)(double *parts, ptrdiff_t width, ptrdiff_t blocks, ptrdiff_t channels, int count);
+    /* the sums -> mean and biased variance; arrays of `channels` values, pairs apart */
+    void (*statistics)(const double *parts, ptrdiff_t width, const double *shift, double n, ptrdiff_t channels,
+                       double *const mean[2], double *const var[2]);
+    /* statistics -> what normalising needs; weight and bias NULL for 1 and 0 */
+    void (*affine)(double *const mean[2], double *const var[2], const double *weight, const double *bias,
+                   double eps, ptrdiff_t channels, const fa_affine *out, double *rstd);
+    /* the sums -> what the gradient needs, and the sums as single numbers, with x - mean for x - centre */
+    void (*slope)(const double *parts, ptrdiff_t width, const fa_affine *affine, const double *rstd, double n,
+                  ptrdiff_t channels, const fa_slope *out, double *const sums[FA_SUMS]);
+    void (*normalize)(const fa_span *span); /* out = z */
+    /* out = activation(z); out = g = dy * activation'(z) */
+    void (*forward)(const fa_span *span, const fa_activation_kernels *activation, const fa_half_kernels *half);
+    void (*backward)(const fa_span *span, const fa_activation_kernels *activation, const fa_half_kernels *half);
+    void (*apply)(const fa_span *span, const fa_slope *slope); /* out = dx of g; slope NULL: constant statistics */
+} fa_batchnorm_kernels;
+
+typedef struct {
+    fa_activation_kernels activation[FA_ACTIVATION_COUNT];
+    fa_gated_kernels gated[FA_GATED_COUNT];
+    fa_batchnorm_kernels batchnorm;
+} fa_real_kernels;
 
 typedef struct {
     const char *name;

@@ -42,12 +42,19 @@ static char *address(const fa_view *v, ptrdiff_t channel, ptrdiff_t k, ptrdiff_t
     return p + k * v->strides[0];
 }
 
-char *fa_view_run(const fa_view *v, ptrdiff_t channel, ptrdiff_t k, ptrdiff_t n)
+char *fa_view_address(const fa_view *v, ptrdiff_t channel, ptrdiff_t k)
+{
+    ptrdiff_t left;
+    return address(v, channel, k, &left);
+}
+
+int fa_view_is_aligned(const fa_view *v)
 {
     const ptrdiff_t size = fa_itemsize[v->dtype];
-    ptrdiff_t left;
-    char *p = address(v, channel, k, &left);
-    return !fa_is_half(v->dtype) && left >= n && v->strides[v->ndim - 1] == size && (uintptr_t)p % (uintptr_t)size == 0 ? p : NULL;
+    int aligned = (uintptr_t)v->data % (uintptr_t)size == 0 && v->channel_stride % size == 0;
+    for (int a = 0; a < v->ndim; a++)
+        aligned = aligned && v->strides[a] % size == 0;
+    return aligned;
 }
 
 /* Calls fa_gather or fa_scatter on each part of the range that lies on one run of the last axis. */

@@ -18,9 +18,9 @@ typedef struct {
 fa_view fa_make_view(char *data, fa_dtype dtype, int ndim, const ptrdiff_t *shape, const ptrdiff_t *strides,
                      int axis);
 
-/* Where elements k .. k + n - 1 of a channel lie side by side, as a kernel's tile has them: their address;
- * else NULL. */
-char *fa_view_run(const fa_view *v, ptrdiff_t channel, ptrdiff_t k, ptrdiff_t n);
+char *fa_view_address(const fa_view *v, ptrdiff_t channel, ptrdiff_t k);
+/* Whether every element's address is a multiple of its size. */
+int fa_view_is_aligned(const fa_view *v);
 void fa_view_read(const fa_view *v, ptrdiff_t channel, ptrdiff_t k, ptrdiff_t n, void *tile);
 void fa_view_write(const fa_view *v, ptrdiff_t channel, ptrdiff_t k, ptrdiff_t n, const void *tile);
 

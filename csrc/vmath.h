@@ -24,9 +24,11 @@
 #if defined(__FMA__) || defined(__aarch64__)
 #define FA_HAVE_FMA 1
 #define FA_FMA(a, b, c) __builtin_fma((a), (b), (c))
+#define FA_FMA_F32(a, b, c) __builtin_fmaf((a), (b), (c))
 #else
 #define FA_HAVE_FMA 0
 #define FA_FMA(a, b, c) ((a) * (b) + (c))
+#define FA_FMA_F32(a, b, c) ((a) * (b) + (c))
 #endif
 
 /* ---- bits ------------------------------------------------------------------------------------ */

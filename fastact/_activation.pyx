@@ -520,11 +520,11 @@ cdef class _Function:
             shape = (weight.size, x.size // weight.size if weight.size else 0)
             dy, x = [np.ascontiguousarray(a.transpose(order)).reshape(shape) for a in (dy, x)]
             axis = 0
-        sums = np.zeros((weight.size, 6))
+        sums = np.zeros(weight.size)
         values = np.ascontiguousarray(weight, dtype=np.float64).reshape(-1)
         if x.size:
             _kernels.param_gradient(dy, x, axis, self.op.activation, values, sums)
-        return (sums[:, 4] + sums[:, 5]).reshape(weight.shape)
+        return sums.reshape(weight.shape)
 
 
 cdef object call_vector(PyObject *self_, PyObject **args, size_t nargsf, PyObject *names):

@@ -35,11 +35,20 @@ cdef double *data_of(object a):
     return NULL if a is None else <double *>cnp.PyArray_DATA(<cnp.ndarray>a)
 
 
-cdef fa_affine affine_of(cnp.ndarray a):
-    """The five rows of a (5, channels) array."""
-    cdef double *rows = data_of(a)
-    cdef ptrdiff_t c = cnp.PyArray_DIM(a, 1)
-    return fa_affine(rows, rows + c, rows + 2 * c, rows + 3 * c, rows + 4 * c)
+cdef fa_statistics statistics_of(cnp.ndarray table):
+    """The rows of a (STATISTICS, channels) array: what a forward leaves to its backward."""
+    cdef double *rows = data_of(table)
+    cdef ptrdiff_t c = cnp.PyArray_DIM(table, 1)
+    cdef fa_statistics s
+    s.mean[0], s.mean[1] = rows, rows + c
+    s.var[0], s.var[1] = rows + 2 * c, rows + 3 * c
+    s.rstd = rows + 4 * c
+    s.affine = fa_affine(rows + 5 * c, rows + 6 * c, rows + 7 * c, rows + 8 * c, rows + 9 * c, rows + 10 * c)
+    return s
+
+
+STATISTICS = 11
+MEAN, VAR, RSTD = 0, 2, 4
 
 
 cdef fa_batchnorm problem(cnp.ndarray x, int axis, int activation, tuple params, bint per_channel):
@@ -59,49 +68,44 @@ cdef fa_batchnorm problem(cnp.ndarray x, int axis, int activation, tuple params,
 
 
 def batch_norm_forward(cnp.ndarray x, cnp.ndarray y, int axis, bint training, weight, bias, double eps,
-                       int activation, tuple params, bint per_channel,
-                       cnp.ndarray mean, cnp.ndarray var, cnp.ndarray affine, cnp.ndarray rstd):
-    """y = activation(normalise(x)). Fills affine (5, C) and rstd (C,); in training also mean and
-    var, which are (C, 2) pairs."""
+                       int activation, tuple params, bint per_channel, cnp.ndarray table):
+    """y = activation(normalise(x)). Fills the table of statistics; without training it holds mean and
+    var before."""
     cdef fa_batchnorm bn = problem(x, axis, activation, params, per_channel)
     cdef fa_view x_view = view_of(x, axis), y_view = view_of(y, axis)
-    cdef fa_affine rows = affine_of(affine)
-    cdef fa_pair *mean_pairs = <fa_pair *>data_of(mean)
-    cdef fa_pair *var_pairs = <fa_pair *>data_of(var)
-    cdef double *rstd_data = data_of(rstd)
+    cdef fa_statistics statistics = statistics_of(table)
     cdef int status
     bn.weight = data_of(weight)
     bn.bias = data_of(bias)
     bn.eps = eps
     with nogil:
-        status = api.batchnorm_forward(&bn, training, &x_view, &y_view, mean_pairs, var_pairs, &rows,
-                                       rstd_data)
+        status = api.batchnorm_forward(&bn, training, &x_view, &y_view, &statistics)
     if status:
         raise MemoryError("fastact.batch_norm: no memory for the partial sums")
 
 
 def batch_norm_backward(cnp.ndarray dy, cnp.ndarray x, cnp.ndarray dx, int axis, bint training,
-                        int activation, tuple params, bint per_channel,
-                        cnp.ndarray affine, cnp.ndarray rstd, cnp.ndarray sums):
-    """dx, and sums (C, 6): pairs of the sums of g, g * (x - mean) and the learned parameter's."""
+                        int activation, tuple params, bint per_channel, cnp.ndarray table, cnp.ndarray sums):
+    """dx, and sums (3, C): of g, g * (x - mean) and the learned parameter's."""
     cdef fa_batchnorm bn = problem(x, axis, activation, params, per_channel)
     cdef fa_view x_view = view_of(x, axis), dy_view = view_of(dy, axis), dx_view = view_of(dx, axis)
-    cdef fa_affine rows = affine_of(affine)
-    cdef double *rstd_data = data_of(rstd)
-    cdef fa_sums *out = <fa_sums *>data_of(sums)
+    cdef fa_statistics statistics = statistics_of(table)
+    cdef double *rows = data_of(sums)
+    cdef double *each[3]
     cdef int status
+    each[0], each[1], each[2] = rows, rows + bn.channels, rows + 2 * bn.channels
     with nogil:
-        status = api.batchnorm_backward(&bn, training, &dy_view, &x_view, &dx_view, &rows, rstd_data, out)
+        status = api.batchnorm_backward(&bn, training, &dy_view, &x_view, &dx_view, &statistics, each)
     if status:
         raise MemoryError("fastact.batch_norm_backward: no memory for the partial sums")
 
 
 def param_gradient(cnp.ndarray dy, cnp.ndarray x, int axis, int activation, cnp.ndarray values,
                    cnp.ndarray sums):
-    """The gradient of a learned parameter with a value a channel: the last pair of sums (C, 6)."""
+    """The gradient of a learned parameter with a value a channel, into sums (C,)."""
     cdef fa_batchnorm bn = problem(x, axis, activation, (values,), True)
     cdef fa_view x_view = view_of(x, axis), dy_view = view_of(dy, axis)
-    cdef fa_sums *out = <fa_sums *>data_of(sums)
+    cdef double *out = data_of(sums)
     cdef int status
     with nogil:
         status = api.param_gradient(&bn, &dy_view, &x_view, out)

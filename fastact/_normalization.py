@@ -48,8 +48,7 @@ class BatchNormContext:
     count: int
     training: bool
     _axis: int
-    _affine: np.ndarray
-    _rstd: np.ndarray
+    _table: np.ndarray
     _fused: _Fused
     _weight: np.dtype | None
     _bias: np.dtype | None
@@ -331,22 +330,20 @@ def _forward(
     }  # fmt: skip
     y = _output(out, x, may_be=None if training or keeps_x else "x", apart={"x": x, **small})
 
-    statistics = np.zeros((2, channels, 2))  # mean and variance, a pair each
-    affine, rstd = np.empty((5, channels)), np.empty(channels)
+    table = np.zeros((_kernels.STATISTICS, channels))
     if not training:
-        statistics[0, :, 0], statistics[1, :, 0] = running_mean, running_var
+        table[_kernels.MEAN], table[_kernels.VAR] = running_mean, running_var
     _kernels.batch_norm_forward(
         x, y, axis, training, weight64, bias64, eps, fused.row, fused.values, fused.per_channel,
-        statistics[0], statistics[1], affine, rstd,
+        table,
     )  # fmt: skip
-    for array in (statistics, affine, rstd):
-        array.flags.writeable = False
-    mean, var = statistics[:, :, 0]
+    table.flags.writeable = False
+    mean, var = table[_kernels.MEAN], table[_kernels.VAR]
     if training and tracked:
         _track(running_mean, running_var, mean, var, count, momentum)
     kept = given_x if type(given_x) is np.ndarray else x
     context = BatchNormContext(
-        kept, mean, var, count, training, axis, affine, rstd, fused,
+        kept, mean, var, count, training, axis, table, fused,
         _gradient_dtype(weight), _gradient_dtype(bias),
     )  # fmt: skip
     return y, context
@@ -562,16 +559,16 @@ def batch_norm_backward(dy, ctx, *, out=None):
         raise ValueError(f"dy: shape {dy.shape} is not accepted; expected x's, {x.shape}")
     dx = _output(out, x, may_be="dy", apart={"dy": dy, "x": x})
     fused = ctx._fused
-    sums = np.zeros((len(ctx.mean), 6))
+    sums = np.zeros((3, len(ctx.mean)))
     _kernels.batch_norm_backward(
         dy, x, dx, ctx._axis, ctx.training, fused.row, fused.values, fused.per_channel,
-        ctx._affine, ctx._rstd, sums,
+        ctx._table, sums,
     )  # fmt: skip
-    g_sum, gx_sum, param_sum = (sums[:, 0::2] + sums[:, 1::2]).T
+    g_sum, gx_sum, param_sum = sums
     weight = bias = params = None
     with np.errstate(all="ignore"):
         if ctx._weight is not None:
-            weight = (gx_sum * ctx._rstd).astype(ctx._weight)
+            weight = (gx_sum * ctx._table[_kernels.RSTD]).astype(ctx._weight)
         if ctx._bias is not None:
             bias = g_sum.astype(ctx._bias)
         if fused.learned is not None:

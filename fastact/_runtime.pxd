@@ -59,21 +59,19 @@ cdef extern from "api.h" nogil:
         fa_op op
         fa_dtype param_dtype
 
-    ctypedef struct fa_pair:
-        double hi
-        double lo
-
-    ctypedef struct fa_sums:
-        fa_pair g
-        fa_pair gx
-        fa_pair param
-
     ctypedef struct fa_affine:
-        double *mean_hi
-        double *mean_lo
+        double *centre
         double *scale_hi
         double *scale_lo
-        double *bias
+        double *offset_hi
+        double *offset_lo
+        double *delta
+
+    ctypedef struct fa_statistics:
+        double *mean[2]
+        double *var[2]
+        double *rstd
+        fa_affine affine
 
     ctypedef struct fa_view:
         char *data
@@ -96,10 +94,10 @@ cdef extern from "api.h" nogil:
         void (*ufunc_loop)(char **, const ptrdiff_t *, const ptrdiff_t *, void *) noexcept nogil
         fa_view (*make_view)(char *, fa_dtype, int, const ptrdiff_t *, const ptrdiff_t *, int) noexcept nogil
         int (*batchnorm_forward)(const fa_batchnorm *, int, const fa_view *, const fa_view *,
-                                 fa_pair *, fa_pair *, const fa_affine *, double *) noexcept nogil
-        int (*batchnorm_backward)(const fa_batchnorm *, int, const fa_view *, const fa_view *,
-                                  const fa_view *, const fa_affine *, const double *, fa_sums *) noexcept nogil
-        int (*param_gradient)(const fa_batchnorm *, const fa_view *, const fa_view *, fa_sums *) noexcept nogil
+                                 const fa_statistics *) noexcept nogil
+        int (*batchnorm_backward)(const fa_batchnorm *, int, const fa_view *, const fa_view *, const fa_view *,
+                                  const fa_statistics *, double **) noexcept nogil
+        int (*param_gradient)(const fa_batchnorm *, const fa_view *, const fa_view *, double *) noexcept nogil
 
 
 cdef const fa_api *api
