@@ -102,7 +102,8 @@ static int start(fa_job *j, const fa_batchnorm *bn)
     j->stream = !j->half && fa_worth_streaming(size * j->itemsize * (2 + j->backward)) ? isa->stream : NULL;
     j->by_rows = fa_view_channels_last(j->x) && (!j->out || fa_view_channels_last(j->out)) &&
                  (!j->dy || fa_view_channels_last(j->dy));
-    j->keep_g = j->backward && j->activation && !j->bare && (!j->stream || j->by_rows);
+    /* to keep g in memory costs more than to compute it again, but where everything stays in the caches */
+    j->keep_g = j->backward && j->activation && !j->bare && 3 * size * j->itemsize <= j->threads * fa_l2_bytes();
     return run(j);
 }
 

@@ -73,12 +73,30 @@ static char *kept_g(const fa_job *j, ptrdiff_t k, int worker)
     return j->keeps_g ? own + k * j->tile_size : NULL;
 }
 
-/* Spans of a run: row after row. */
-static fa_span span_of(const constants *k, const void *x, const void *dy, void *out, ptrdiff_t n)
+/* What will be read after a piece, for the caches to fetch; or NULL. */
+typedef struct {
+    const char *x, *dy;
+} ahead;
+
+static const ahead nothing = {NULL, NULL};
+
+static void move(const fa_job *j, ahead *next, ptrdiff_t elements)
 {
-    return (fa_span){.x = x, .dy = dy, .out = out, .x_step = FA_LANES, .dy_step = FA_LANES, .out_step = FA_LANES,
+    if (next->x)
+        next->x += elements * j->tile_size;
+    if (next->dy)
+        next->dy += elements * j->tile_size;
+}
+
+/* Spans of a run: row after row. */
+static fa_span span_of(const fa_job *j, const constants *k, const void *x, ptrdiff_t n, const ahead *next)
+{
+    const int fetches = next->x != NULL;
+    return (fa_span){.x = x, .x_step = FA_LANES, .dy_step = FA_LANES, .out_step = FA_LANES,
                      .rows = fa_padded(n) / FA_LANES, .affine = k->affine,
-                     .params = {k->params[0], k->params[1]}, .ahead = {x, x}};
+                     .params = {k->params[0], k->params[1]},
+                     .ahead = {fetches ? next->x : x, fetches && next->dy ? next->dy : x},
+                     .ahead_step = fetches ? FA_LANES * j->tile_size : 0};
 }
 
 /* ---- first pass ------------------------------------------------------------------------------------------ */
@@ -107,7 +125,7 @@ static const void *find_g(const fa_job *j, fa_span *span, ptrdiff_t n, void *out
 }
 
 static void reduce_block(const fa_job *j, ptrdiff_t c, ptrdiff_t block, const constants *k, double *parts,
-                         ptrdiff_t width, int worker)
+                         ptrdiff_t width, ahead next, int worker)
 {
     const ptrdiff_t begin = block * FA_BLOCK, end = begin + fa_at_most(j->bn->count - begin, FA_BLOCK);
     fa_scratch *s = j->scratch + worker;
@@ -118,7 +136,8 @@ static void reduce_block(const fa_job *j, ptrdiff_t c, ptrdiff_t block, const co
         char *x_buffer = kept_x(j, at, worker), *g_buffer = kept_g(j, at, worker);
         const char *x = read_piece(j, X, c, at, n, j->backward ? 0.0 : j->shift[c],
                                    x_buffer ? x_buffer : (char *)s->x);
-        fa_span span = span_of(k, x, NULL, NULL, n);
+        fa_span span = span_of(j, k, x, n, &next);
+        move(j, &next, n);
         if (!j->backward) {
             j->kernels->moments(&lanes, 1, &span, shift_of(k));
             continue;
@@ -146,11 +165,6 @@ static const void *g_again(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff_t 
     return find_g(j, span, n, s->g, s);
 }
 
-/* Memory that the next reduction will read. */
-typedef struct {
-    const char *x, *dy;
-} ahead;
-
 static void second_pass_piece(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff_t n, const constants *constant,
                               const ahead *next, int worker)
 {
@@ -160,17 +174,12 @@ static void second_pass_piece(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff
     char *own = j->direct[OUT] && n % FA_LANES == 0 ? fa_view_address(j->out, c, k) : NULL;
     const int streams = own && j->stream && (uintptr_t)own % 64 == 0;
     char *result = own && (streams || !j->stream) ? own : (char *)s->x;
-    fa_span span = span_of(constant, x, NULL, NULL, n);
+    fa_span span = span_of(j, constant, x, n, next);
     if (j->backward)
         span.dy = g_again(j, c, k, n, &span, worker);
     span.out = result;
     span.stream = streams;
     span.dparam = NULL;
-    if (next->x) {
-        span.ahead[0] = next->x;
-        span.ahead[1] = next->dy ? next->dy : next->x;
-        span.ahead_step = FA_LANES * j->tile_size;
-    }
     if (j->backward)
         j->kernels->apply(&span, j->training ? &constant->slope : NULL);
     else
@@ -181,17 +190,24 @@ static void second_pass_piece(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff
         fa_view_write(j->out, c, k, n, result);
 }
 
-static void second_pass_block(const fa_job *j, ptrdiff_t c, ptrdiff_t block, const constants *k, ahead next,
-                              int worker)
+/* Of n elements from k on those that are written with stores past the caches, which want an aligned address;
+ * or those before the first such address, or the few behind the last. */
+static ptrdiff_t aligned_piece(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff_t n)
 {
-    const ptrdiff_t begin = block * FA_BLOCK, end = begin + fa_at_most(j->bn->count - begin, FA_BLOCK);
+    if (!j->stream || !j->direct[OUT])
+        return n;
+    const ptrdiff_t odd = (ptrdiff_t)(-(uintptr_t)fa_view_address(j->out, c, k) % 64) / j->itemsize;
+    return odd ? fa_at_most(n, odd) : n < FA_LANES ? n : n - n % FA_LANES;
+}
+
+static void second_pass_part(const fa_job *j, ptrdiff_t c, ptrdiff_t part, const constants *k, ahead next,
+                             int worker)
+{
+    const ptrdiff_t begin = part * FA_TILE, end = begin + fa_at_most(j->bn->count - begin, FA_TILE);
     for (ptrdiff_t at = begin, n; at < end; at += n) {
-        n = piece(j, at, end - at);
+        n = aligned_piece(j, c, at, piece(j, at, end - at));
         second_pass_piece(j, c, at, n, k, &next, worker);
-        if (next.x)
-            next.x += n * j->tile_size;
-        if (next.dy)
-            next.dy += n * j->tile_size;
+        move(j, &next, n);
     }
 }
 
@@ -204,16 +220,31 @@ static void begin_channel(const fa_job *j, ptrdiff_t c, constants *k, int worker
     repeat_channel(j, c, k);
 }
 
-static ahead look_ahead(const fa_job *j, ptrdiff_t c, ptrdiff_t block)
+/* The part that will be reduced after this one of channel c: the next, or the same one of the next channel. */
+static ahead look_ahead(const fa_job *j, ptrdiff_t c, ptrdiff_t part, ptrdiff_t step, ptrdiff_t end)
 {
-    if (block < 0 || block >= j->blocks)
-        return (ahead){NULL, NULL};
-    return (ahead){fa_view_address(j->x, c, block * FA_BLOCK),
-                   j->backward ? fa_view_address(j->dy, c, block * FA_BLOCK) : NULL};
+    if (part + step >= 0 && part + step < j->tiles)
+        part += step;
+    else if (++c == end)
+        return nothing;
+    return (ahead){fa_view_address(j->x, c, part * FA_TILE),
+                   j->backward ? fa_view_address(j->dy, c, part * FA_TILE) : NULL};
 }
 
-/* A channel is reduced block by block in the places that the channel before it leaves, from the last to the
- * first, so that the cache holds one channel's worth of both.  So every other channel goes backwards. */
+static void reduce_part(const fa_job *j, ptrdiff_t c, ptrdiff_t part, const constants *k, double *parts, ahead next,
+                        int worker)
+{
+    const ptrdiff_t first = part * (FA_TILE / FA_BLOCK);
+    for (ptrdiff_t b = first; b < first + FA_TILE / FA_BLOCK && b < j->blocks; b++) {
+        reduce_block(j, c, b, k, parts, 1, next, worker);
+        move(j, &next, FA_BLOCK);
+    }
+}
+
+/* A channel is reduced part by part in the places that the channel before it leaves, from the last to the
+ * first, so that the cache holds one channel's worth of both.  So every other channel goes backwards.  What is
+ * reduced next is fetched meanwhile: by the loops that take longest, the second pass forward and the
+ * reduction backward. */
 static void whole_channels(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
 {
     const fa_job *j = job;
@@ -221,15 +252,15 @@ static void whole_channels(void *job, ptrdiff_t begin, ptrdiff_t end, int worker
     constants both[2];
     for (ptrdiff_t c = begin; c <= end; c++) {
         constants *this = both + (c - begin) % 2, *before = both + (c - begin + 1) % 2;
-        const ptrdiff_t step = (c - begin) % 2 ? -1 : 1, first = step > 0 ? 0 : j->blocks - 1;
+        const ptrdiff_t step = (c - begin) % 2 ? -1 : 1, first = step > 0 ? 0 : j->tiles - 1;
         if (c < end)
             begin_channel(j, c, this, worker);
-        for (ptrdiff_t t = 0, block = first; t < j->blocks; t++, block += step) {
+        for (ptrdiff_t t = 0, part = first; t < j->tiles; t++, part += step) {
+            const ahead next = c < end ? look_ahead(j, c, part, step, end) : nothing;
             if (c > begin)
-                second_pass_block(j, c - 1, block, before,
-                                  c < end ? look_ahead(j, c, block + step) : (ahead){NULL, NULL}, worker);
+                second_pass_part(j, c - 1, part, before, j->backward ? nothing : next, worker);
             if (c < end)
-                reduce_block(j, c, block, this, parts, 1, worker);
+                reduce_part(j, c, part, this, parts, j->backward ? next : nothing, worker);
         }
         if (c < end) {
             fa_finish_channels(j, parts, 1, c, 1);
@@ -255,7 +286,7 @@ static void reduce_blocks(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
         const ptrdiff_t c = t / j->blocks, block = t % j->blocks;
         if (t == begin || block == 0)
             repeat_channel(j, c, &k);
-        reduce_block(j, c, block, &k, j->parts + c, j->bn->channels, worker);
+        reduce_block(j, c, block, &k, j->parts + c, j->bn->channels, nothing, worker);
     }
 }
 
@@ -266,15 +297,15 @@ static void finish(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
     fa_finish_channels(j, j->parts + begin, j->bn->channels, begin, end - begin);
 }
 
-static void second_pass_blocks(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
+static void second_pass_parts(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
 {
     const fa_job *j = job;
     constants k;
     for (ptrdiff_t t = end - 1; t >= begin; t--) {
-        const ptrdiff_t c = t / j->blocks, block = t % j->blocks;
-        if (t == end - 1 || block == j->blocks - 1)
+        const ptrdiff_t c = t / j->tiles, part = t % j->tiles;
+        if (t == end - 1 || part == j->tiles - 1)
             repeat_channel(j, c, &k);
-        second_pass_block(j, c, block, &k, (ahead){NULL, NULL}, worker);
+        second_pass_part(j, c, part, &k, nothing, worker);
     }
 }
 
@@ -289,7 +320,7 @@ static void two_phases(fa_job *j)
         fa_parallel_for(c, few, finish, j);
     }
     if (!j->bare)
-        fa_parallel_for(c * j->blocks, j->threads, second_pass_blocks, j);
+        fa_parallel_for(c * j->tiles, j->threads, second_pass_parts, j);
 }
 
 /* ---- the plan ------------------------------------------------------------------------------------------------------ */
@@ -300,6 +331,7 @@ static void plan_runs(fa_job *j)
 {
     const fa_view *views[] = {j->dy, j->x, j->out};
     j->run = j->bn->count;
+    j->tiles = (j->bn->count + FA_TILE - 1) / FA_TILE;
     for (int w = 0; w < 3; w++) {
         const fa_view *v = views[w];
         const ptrdiff_t last = v ? v->shape[v->ndim - 1] : 0;

@@ -54,6 +54,7 @@ typedef struct {
     int whole;     /* a task is a whole channel */
     int direct[3]; /* whether dy, x, out have runs of memory that need no buffer */
     ptrdiff_t run; /* elements of such a run */
+    ptrdiff_t tiles; /* of FA_TILE elements, what the second pass takes of a channel at a time */
     char *kept;    /* what the first pass leaves of a channel a worker: x where it is no run, g */
     ptrdiff_t kept_bytes;
     int keeps_x, keeps_g;

@@ -308,6 +308,17 @@ static void finish(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
 
 /* ---- second pass ---------------------------------------------------------------------------------------------------- */
 
+static void find_g_again(const fa_job *j, fa_span *span, fa_scratch *s)
+{
+    fa_span again = *span;
+    again.out = s->g;
+    again.out_step = FA_LANES;
+    again.stream = 0;
+    j->kernels->backward(&again, j->activation, j->half);
+    span->dy = s->g;
+    span->dy_step = FA_LANES;
+}
+
 static void second_pass_piece(const fa_job *j, const piece *p, fa_scratch *s)
 {
     const fa_slope slope = fa_slope_at(&j->columns.slope, p->strip * FA_LANES);
@@ -321,6 +332,8 @@ static void second_pass_piece(const fa_job *j, const piece *p, fa_scratch *s)
     span.stream = direct && j->stream && (uintptr_t)own % 64 == 0 && step(j, j->out) % 64 == 0;
     if (j->backward) {
         span.dy = read_piece(j, j->keep_g ? j->out : j->dy, p, NULL, s->dy, &span.dy_step);
+        if (j->activation && !j->keep_g)
+            find_g_again(j, &span, s);
         j->kernels->apply(&span, j->training ? &slope : NULL);
     } else {
         fa_run_forward(j, &span);
