@@ -33,6 +33,45 @@ void fa_fill(const fa_job *j, void *tile, ptrdiff_t n, double value)
             ((double *)tile)[i] = value;
 }
 
+/* ---- constants -------------------------------------------------------------------------------------- */
+
+void fa_set_position(const fa_job *j, fa_strip *strip, int i, ptrdiff_t c, int second_pass)
+{
+    const fa_affine *a = &j->statistics->affine;
+    if (!j->backward && !second_pass) {
+        strip->shift[i] = j->shift[c];
+        return;
+    }
+    strip->centre[i] = a->centre[c];
+    strip->scale_hi[i] = a->scale_hi[c];
+    strip->scale_lo[i] = a->scale_lo[c];
+    strip->offset_hi[i] = a->offset_hi[c];
+    strip->offset_lo[i] = a->offset_lo[c];
+    for (int p = 0; p < FA_MAX_PARAMS; p++)
+        if (j->bn->params[p])
+            strip->params[p][i] = j->bn->params[p][j->bn->params_per_channel ? c : 0];
+    if (!j->backward || !second_pass || !j->training)
+        return;
+    strip->slope[i] = j->slope.slope[c];
+    strip->constant[i] = j->slope.constant[c];
+    strip->wide[i] = j->slope.wide[c];
+}
+
+/* What follows from the positions of a strip. */
+void fa_finish_strip(const fa_job *j, fa_strip *s)
+{
+    s->any_wide = 0;
+    if (!j->backward || !j->training || j->bn->real != FA_FLOAT32)
+        return;
+    for (int i = 0; i < FA_LANES; i++) {
+        s->narrow_centre[i] = (float)s->centre[i];
+        s->narrow_scale[i] = (float)s->scale_hi[i];
+        s->narrow_slope[i] = (float)s->slope[i];
+        s->narrow_constant[i] = (float)s->constant[i];
+        s->any_wide |= s->wide[i] != 0.0;
+    }
+}
+
 /* ---- between the passes ---------------------------------------------------------------------------- */
 
 static void make_affine(const fa_job *j, ptrdiff_t c, ptrdiff_t channels)
@@ -64,6 +103,13 @@ void fa_finish_channels(const fa_job *j, double *parts, ptrdiff_t width, ptrdiff
 
 /* ---- the driver ------------------------------------------------------------------------------------- */
 
+static void make_all_affine(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
+{
+    const fa_job *j = job;
+    (void)begin, (void)end, (void)worker;
+    make_affine(j, 0, j->bn->channels);
+}
+
 static int run(fa_job *j)
 {
     const size_t channels = (size_t)j->bn->channels;
@@ -74,7 +120,7 @@ static int run(fa_job *j)
         j->shift = memory;
         j->slope = (fa_slope){memory + channels, memory + 2 * channels, memory + 3 * channels};
         if (!fa_reduces(j))
-            make_affine(j, 0, j->bn->channels);
+            fa_parallel_for(1, 1, make_all_affine, j);
         status = j->by_rows ? fa_run_rows(j) : fa_run_channels(j);
     }
     free(memory);
@@ -135,8 +181,8 @@ int fa_param_gradient(const fa_batchnorm *bn, const fa_view *dy, const fa_view *
         one[c] = 1.0;
         minus_zero[c] = -0.0;
     }
-    const fa_statistics identity = {.rstd = one, .affine = {zero, one, zero, minus_zero, zero, zero}};
-    fa_job j = {.backward = 1, .bare = 1, .dy = dy, .x = x, .statistics = &identity, .sums = unused};
+    const fa_statistics unchanged = {.rstd = one, .affine = {zero, one, zero, minus_zero, zero, zero}};
+    fa_job j = {.backward = 1, .bare = 1, .dy = dy, .x = x, .statistics = &unchanged, .sums = unused};
     int status = start(&j, bn);
     free(memory);
     return status;

@@ -9,35 +9,12 @@
 
 /* ---- a channel's constants, as the kernels take them ------------------------------------------------- */
 
-enum { CONSTANTS = 12 };
-typedef struct {
-    _Alignas(64) double value[CONSTANTS][FA_LANES];
-    fa_affine affine;
-    fa_slope slope;
-    const double *params[FA_MAX_PARAMS];
-} constants;
-
-static void repeat_channel(const fa_job *j, ptrdiff_t c, constants *k)
+static void repeat_channel(const fa_job *j, ptrdiff_t c, fa_strip *k, int second_pass)
 {
-    const fa_affine a = fa_affine_at(&j->statistics->affine, c);
-    const fa_slope s = fa_slope_at(&j->slope, c);
-    const double *from[CONSTANTS] = {a.centre,    a.scale_hi, a.scale_lo, a.offset_hi,  a.offset_lo, a.delta,
-                                     s.slope,     s.constant, s.wide,     j->shift + c, NULL,        NULL};
-    for (int p = 0; p < FA_MAX_PARAMS; p++)
-        if (j->bn->params[p])
-            from[CONSTANTS - FA_MAX_PARAMS + p] = j->bn->params[p] + (j->bn->params_per_channel ? c : 0);
-    for (int v = 0; v < CONSTANTS; v++)
-        for (int i = 0; from[v] && i < FA_LANES; i++)
-            k->value[v][i] = *from[v];
-    k->affine = (fa_affine){k->value[0], k->value[1], k->value[2], k->value[3], k->value[4], k->value[5]};
-    k->slope = (fa_slope){k->value[6], k->value[7], k->value[8]};
-    for (int p = 0; p < FA_MAX_PARAMS; p++)
-        k->params[p] = j->bn->params[p] ? k->value[CONSTANTS - FA_MAX_PARAMS + p] : NULL;
-}
-
-static const double *shift_of(const constants *k)
-{
-    return k->value[9];
+    for (int i = 0; i < FA_LANES; i++)
+        fa_set_position(j, k, i, c, second_pass);
+    if (second_pass)
+        fa_finish_strip(j, k);
 }
 
 /* ---- where elements lie -------------------------------------------------------------------------------- */
@@ -88,15 +65,13 @@ static void move(const fa_job *j, ahead *next, ptrdiff_t elements)
         next->dy += elements * j->tile_size;
 }
 
-/* Spans of a run: row after row. */
-static fa_span span_of(const fa_job *j, const constants *k, const void *x, ptrdiff_t n, const ahead *next)
+/* A piece: one row of strips. */
+static fa_span span_of(const fa_job *j, const fa_strip *k, const void *x, ptrdiff_t n, const ahead *next)
 {
     const int fetches = next->x != NULL;
-    return (fa_span){.x = x, .x_step = FA_LANES, .dy_step = FA_LANES, .out_step = FA_LANES,
-                     .rows = fa_padded(n) / FA_LANES, .affine = k->affine,
-                     .params = {k->params[0], k->params[1]},
+    return (fa_span){.x = x, .rows = 1, .strips = fa_padded(n) / FA_LANES, .constants = k,
                      .ahead = {fetches ? next->x : x, fetches && next->dy ? next->dy : x},
-                     .ahead_step = fetches ? FA_LANES * j->tile_size : 0};
+                     .ahead_strip = fetches ? FA_LANES * j->tile_size : 0};
 }
 
 /* ---- first pass ------------------------------------------------------------------------------------------ */
@@ -124,7 +99,7 @@ static const void *find_g(const fa_job *j, fa_span *span, ptrdiff_t n, void *out
     return out;
 }
 
-static void reduce_block(const fa_job *j, ptrdiff_t c, ptrdiff_t block, const constants *k, double *parts,
+static void reduce_block(const fa_job *j, ptrdiff_t c, ptrdiff_t block, const fa_strip *k, double *parts,
                          ptrdiff_t width, ahead next, int worker)
 {
     const ptrdiff_t begin = block * FA_BLOCK, end = begin + fa_at_most(j->bn->count - begin, FA_BLOCK);
@@ -139,12 +114,12 @@ static void reduce_block(const fa_job *j, ptrdiff_t c, ptrdiff_t block, const co
         fa_span span = span_of(j, k, x, n, &next);
         move(j, &next, n);
         if (!j->backward) {
-            j->kernels->moments(&lanes, 1, &span, shift_of(k));
+            j->kernels->moments(&lanes, 1, &span);
             continue;
         }
         span.dy = read_piece(j, DY, c, at, n, 0.0, (char *)s->dy);
         span.dy = find_g(j, &span, n, g_buffer ? g_buffer : (char *)s->g, s);
-        j->kernels->sums(&lanes, 1, &span);
+        j->kernels->sums(&lanes, 1, &span, FA_LANES);
         if (j->keep_g && !j->keeps_g)
             fa_view_write(j->out, c, at, n, span.dy);
     }
@@ -165,7 +140,7 @@ static const void *g_again(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff_t 
     return find_g(j, span, n, s->g, s);
 }
 
-static void second_pass_piece(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff_t n, const constants *constant,
+static void second_pass_piece(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff_t n, const fa_strip *constants,
                               const ahead *next, int worker)
 {
     fa_scratch *s = j->scratch + worker;
@@ -174,14 +149,14 @@ static void second_pass_piece(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff
     char *own = j->direct[OUT] && n % FA_LANES == 0 ? fa_view_address(j->out, c, k) : NULL;
     const int streams = own && j->stream && (uintptr_t)own % 64 == 0;
     char *result = own && (streams || !j->stream) ? own : (char *)s->x;
-    fa_span span = span_of(j, constant, x, n, next);
+    fa_span span = span_of(j, constants, x, n, next);
     if (j->backward)
         span.dy = g_again(j, c, k, n, &span, worker);
     span.out = result;
     span.stream = streams;
     span.dparam = NULL;
     if (j->backward)
-        j->kernels->apply(&span, j->training ? &constant->slope : NULL);
+        j->kernels->apply(&span, j->training);
     else
         fa_run_forward(j, &span);
     if (own && result != own)
@@ -200,7 +175,7 @@ static ptrdiff_t aligned_piece(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdif
     return odd ? fa_at_most(n, odd) : n < FA_LANES ? n : n - n % FA_LANES;
 }
 
-static void second_pass_part(const fa_job *j, ptrdiff_t c, ptrdiff_t part, const constants *k, ahead next,
+static void second_pass_part(const fa_job *j, ptrdiff_t c, ptrdiff_t part, const fa_strip *k, ahead next,
                              int worker)
 {
     const ptrdiff_t begin = part * FA_TILE, end = begin + fa_at_most(j->bn->count - begin, FA_TILE);
@@ -213,11 +188,11 @@ static void second_pass_part(const fa_job *j, ptrdiff_t c, ptrdiff_t part, const
 
 /* ---- A: whole channels ---------------------------------------------------------------------------------------- */
 
-static void begin_channel(const fa_job *j, ptrdiff_t c, constants *k, int worker)
+static void begin_channel(const fa_job *j, ptrdiff_t c, fa_strip *k, int worker)
 {
     if (!j->backward)
         find_shift(j, c, j->scratch + worker);
-    repeat_channel(j, c, k);
+    repeat_channel(j, c, k, 0);
 }
 
 /* The part that will be reduced after this one of channel c: the next, or the same one of the next channel. */
@@ -231,7 +206,7 @@ static ahead look_ahead(const fa_job *j, ptrdiff_t c, ptrdiff_t part, ptrdiff_t 
                    j->backward ? fa_view_address(j->dy, c, part * FA_TILE) : NULL};
 }
 
-static void reduce_part(const fa_job *j, ptrdiff_t c, ptrdiff_t part, const constants *k, double *parts, ahead next,
+static void reduce_part(const fa_job *j, ptrdiff_t c, ptrdiff_t part, const fa_strip *k, double *parts, ahead next,
                         int worker)
 {
     const ptrdiff_t first = part * (FA_TILE / FA_BLOCK);
@@ -249,9 +224,9 @@ static void whole_channels(void *job, ptrdiff_t begin, ptrdiff_t end, int worker
 {
     const fa_job *j = job;
     double *parts = j->parts + worker * j->blocks * FA_SUMS * 2;
-    constants both[2];
+    fa_strip both[2];
     for (ptrdiff_t c = begin; c <= end; c++) {
-        constants *this = both + (c - begin) % 2, *before = both + (c - begin + 1) % 2;
+        fa_strip *this = both + (c - begin) % 2, *before = both + (c - begin + 1) % 2;
         const ptrdiff_t step = (c - begin) % 2 ? -1 : 1, first = step > 0 ? 0 : j->tiles - 1;
         if (c < end)
             begin_channel(j, c, this, worker);
@@ -264,7 +239,7 @@ static void whole_channels(void *job, ptrdiff_t begin, ptrdiff_t end, int worker
         }
         if (c < end) {
             fa_finish_channels(j, parts, 1, c, 1);
-            repeat_channel(j, c, this);
+            repeat_channel(j, c, this, 1);
         }
     }
 }
@@ -281,11 +256,11 @@ static void find_shifts(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
 static void reduce_blocks(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
 {
     const fa_job *j = job;
-    constants k;
+    fa_strip k;
     for (ptrdiff_t t = begin; t < end; t++) {
         const ptrdiff_t c = t / j->blocks, block = t % j->blocks;
         if (t == begin || block == 0)
-            repeat_channel(j, c, &k);
+            repeat_channel(j, c, &k, 0);
         reduce_block(j, c, block, &k, j->parts + c, j->bn->channels, nothing, worker);
     }
 }
@@ -300,11 +275,11 @@ static void finish(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
 static void second_pass_parts(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
 {
     const fa_job *j = job;
-    constants k;
+    fa_strip k;
     for (ptrdiff_t t = end - 1; t >= begin; t--) {
         const ptrdiff_t c = t / j->tiles, part = t % j->tiles;
         if (t == end - 1 || part == j->tiles - 1)
-            repeat_channel(j, c, &k);
+            repeat_channel(j, c, &k, 1);
         second_pass_part(j, c, part, &k, nothing, worker);
     }
 }

@@ -13,21 +13,13 @@ typedef struct {
 
 /* How channels that lie side by side are cut: see batchnorm_rows.c. */
 typedef struct {
-    ptrdiff_t repeat;        /* rows of x that make a row of the matrix */
-    ptrdiff_t width, rows;   /* of the matrix; a remainder of fewer than `repeat` rows is apart */
-    ptrdiff_t height;        /* rows of a span */
-    ptrdiff_t strips, group; /* strips of FA_LANES columns; strips of a task of the reduction */
-    int lanes;               /* which the matrix' rows belong to in turn */
-    int copies;              /* whether the columns' constants are copies of the channels' */
+    ptrdiff_t repeat;         /* rows of x that make a row of the matrix */
+    ptrdiff_t width, rows;    /* of the matrix; a remainder of fewer than `repeat` rows is apart */
+    ptrdiff_t strips;         /* in a row */
+    ptrdiff_t group, height;  /* strips of a task of the reduction, and the rows that it takes at a time */
+    ptrdiff_t across, down;   /* strips and rows of a tile of the second pass */
+    int lanes;                /* which the matrix' rows belong to in turn */
 } fa_matrix;
-
-/* The constants of `width` columns. */
-typedef struct {
-    double *shift;
-    fa_affine affine;
-    fa_slope slope;
-    const double *params[FA_MAX_PARAMS];
-} fa_columns;
 
 typedef struct {
     const fa_batchnorm *bn;
@@ -60,8 +52,7 @@ typedef struct {
     int keeps_x, keeps_g;
     /* channels side by side: batchnorm_rows.c */
     fa_matrix matrix;
-    fa_columns columns;
-    double *memory; /* of the columns */
+    fa_strip *strips; /* of the columns of the matrix */
     fa_lanes *lanes;
     ptrdiff_t lanes_each; /* of a worker */
 } fa_job;
@@ -70,6 +61,11 @@ static inline int fa_reduces(const fa_job *j)
 {
     return j->backward || j->training;
 }
+
+/* batchnorm.c: the constants of a position of a strip, which stands for channel c, that the first or the second
+ * pass needs. */
+void fa_set_position(const fa_job *j, fa_strip *strip, int position, ptrdiff_t c, int second_pass);
+void fa_finish_strip(const fa_job *j, fa_strip *strip);
 
 /* batchnorm.c: of the parts of `channels` channels from c on, which begin at `parts`, makes what the second
  * pass needs. */

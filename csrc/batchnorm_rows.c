@@ -1,10 +1,13 @@
 /* BatchNorm where the channels of an element lie side by side: NHWC, (N, C).
  *
- * x is a matrix with a row for each element, and a strip of it FA_LANES columns wide is what kernels work on.
- * Where the number of channels is no multiple of FA_LANES, `repeat` rows of x are taken as one row of a matrix
- * that is wide enough to be one; then a column stands for a channel and a part of the lanes, and what a channel
- * has is put together at the end of a block.  Where that would be too wide, or rows do not lie side by side, or
- * elements have to be widened, strips go through a buffer. */
+ * x is a matrix with a row for each element, cut into strips FA_LANES columns wide.  Where the number of channels
+ * is no multiple of FA_LANES, `repeat` rows of x are taken as one row of a matrix that is wide enough to be one;
+ * then a column stands for a channel and a part of the lanes, and what a channel has is put together at the end
+ * of a block.  Where that would be too wide, or rows do not lie side by side, or elements have to be widened,
+ * tiles go through a buffer.
+ *
+ * A task of the reduction is a block of some strips, so that the lanes of its sums stay in the cache; the second
+ * pass goes along the rows, as memory does. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,9 +17,9 @@
 #include "parallel.h"
 
 enum {
-    MOST_REPEATED = 1024, /* columns of a matrix of repeated rows */
-    GROUP = 4,            /* strips of a task of the reduction */
-    ROWS = 64             /* of a span, at least */
+    MOST_REPEATED = 512, /* columns of a matrix of repeated rows */
+    GROUP = 4,           /* strips of a task of the reduction */
+    ACROSS = 64          /* strips of a tile of the second pass, at most */
 };
 
 /* ---- the matrix ------------------------------------------------------------------------------------------ */
@@ -44,9 +47,11 @@ static void plan_matrix(fa_job *j)
     m->strips = (m->width + FA_LANES - 1) / FA_LANES;
     m->lanes = FA_LANES / (int)m->repeat;
     m->group = m->repeat > 1 ? m->strips : fa_at_most(m->strips, GROUP);
-    m->height = ROWS;
-    while (m->height * FA_LANES < FA_TILE && m->height * m->strips < ROWS * GROUP)
+    m->height = m->lanes; /* lanes take turns anew in each tile */
+    while (2 * m->height * m->group * FA_LANES <= FA_TILE)
         m->height *= 2;
+    m->across = fa_at_most(m->strips, ACROSS);
+    m->down = FA_TILE / (m->across * FA_LANES);
 }
 
 static ptrdiff_t groups(const fa_matrix *m)
@@ -54,15 +59,18 @@ static ptrdiff_t groups(const fa_matrix *m)
     return (m->strips + m->group - 1) / m->group;
 }
 
-/* Some rows of a strip. */
+/* Some rows of some strips. */
 typedef struct {
-    ptrdiff_t row, rows, strip;
-    ptrdiff_t columns; /* FA_LANES, but for the last strip */
+    ptrdiff_t row, rows, strip, strips;
+    ptrdiff_t columns; /* strips * FA_LANES, but at the right edge */
 } piece;
 
-static piece locate(const fa_job *j, ptrdiff_t row, ptrdiff_t rows, ptrdiff_t strip)
+static piece locate(const fa_job *j, ptrdiff_t row, ptrdiff_t rows, ptrdiff_t strip, ptrdiff_t strips)
 {
-    return (piece){row, rows, strip, fa_at_most(j->matrix.width - strip * FA_LANES, FA_LANES)};
+    const fa_matrix *m = &j->matrix;
+    strips = fa_at_most(m->strips - strip, strips);
+    return (piece){row, fa_at_most(m->rows - row, rows), strip, strips,
+                   fa_at_most(m->width - strip * FA_LANES, strips * FA_LANES)};
 }
 
 /* The rows that are too few to be repeated, as one row of the matrix. */
@@ -71,10 +79,9 @@ static ptrdiff_t left_over(const fa_job *j)
     return j->bn->count % j->matrix.repeat * j->bn->channels;
 }
 
-static piece locate_left_over(const fa_job *j, ptrdiff_t strip)
+static piece locate_left_over(const fa_job *j)
 {
-    const ptrdiff_t columns = left_over(j) - strip * FA_LANES;
-    return (piece){j->matrix.rows, 1, strip, columns < 0 ? 0 : fa_at_most(columns, FA_LANES)};
+    return (piece){j->matrix.rows, 1, 0, fa_padded(left_over(j)) / FA_LANES, left_over(j)};
 }
 
 static char *address(const fa_job *j, const fa_view *v, const piece *p)
@@ -90,7 +97,13 @@ static ptrdiff_t step(const fa_job *j, const fa_view *v)
 
 static int is_direct(const fa_job *j, const piece *p)
 {
-    return p->columns == FA_LANES && !j->half;
+    return p->columns == p->strips * FA_LANES && !j->half;
+}
+
+/* Elements of a row of a piece in a buffer. */
+static ptrdiff_t buffer_step(const piece *p)
+{
+    return p->strips * FA_LANES;
 }
 
 /* ---- between memory and buffers ------------------------------------------------------------------------------ */
@@ -103,20 +116,26 @@ static void read_row(const fa_job *j, const char *from, ptrdiff_t n, char *to)
         memcpy(to, from, (size_t)(n * j->itemsize));
 }
 
-/* `pad`: what fills rows up to FA_LANES, of the same columns */
-static const void *read_piece(const fa_job *j, const fa_view *v, const piece *p, const double *pad, void *buffer,
-                              ptrdiff_t *row_step)
+/* What is beyond the right edge is the shift of its column, or 0. */
+static void pad_row(const fa_job *j, const piece *p, int with_shift, char *row)
+{
+    for (ptrdiff_t i = p->columns; i < buffer_step(p); i++) {
+        const fa_strip *strip = j->strips + p->strip + i / FA_LANES;
+        fa_fill(j, row + i * j->tile_size, 1, with_shift ? strip->shift[i % FA_LANES] : 0.0);
+    }
+}
+
+static const void *read_piece(const fa_job *j, const fa_view *v, const piece *p, void *buffer, ptrdiff_t *row_step)
 {
     const char *from = address(j, v, p);
     char *to = buffer;
     *row_step = step(j, v) / j->itemsize;
     if (is_direct(j, p))
         return from;
-    *row_step = FA_LANES;
-    for (ptrdiff_t r = 0; r < p->rows; r++, from += step(j, v), to += FA_LANES * j->tile_size) {
+    *row_step = buffer_step(p);
+    for (ptrdiff_t r = 0; r < p->rows; r++, from += step(j, v), to += buffer_step(p) * j->tile_size) {
         read_row(j, from, p->columns, to);
-        for (ptrdiff_t i = p->columns; i < FA_LANES; i++)
-            fa_fill(j, to + i * j->tile_size, 1, pad ? pad[i] : 0.0);
+        pad_row(j, p, v == j->x && !j->backward, to);
     }
     return buffer;
 }
@@ -124,104 +143,102 @@ static const void *read_piece(const fa_job *j, const fa_view *v, const piece *p,
 static void write_piece(const fa_job *j, const piece *p, const char *from)
 {
     char *to = address(j, j->out, p);
-    for (ptrdiff_t r = 0; r < p->rows; r++, to += step(j, j->out), from += FA_LANES * j->tile_size)
+    for (ptrdiff_t r = 0; r < p->rows; r++, to += step(j, j->out), from += buffer_step(p) * j->tile_size)
         if (j->half)
             j->half->narrow((const double *)from, to, p->columns);
         else
             memcpy(to, from, (size_t)(p->columns * j->itemsize));
 }
 
-/* ---- columns: the channels' constants, repeated ---------------------------------------------------------------- */
+/* ---- spans ------------------------------------------------------------------------------------------------------ */
 
-static double *repeated(const fa_job *j, double **memory, const double *from)
+static void set_strips(const fa_job *j, int second_pass)
 {
-    const ptrdiff_t channels = j->bn->channels, width = j->matrix.strips * FA_LANES;
-    double *to = *memory;
-    for (ptrdiff_t i = 0; from && i < width; i++)
-        to[i] = i < j->matrix.width ? from[i % channels] : 0.0;
-    *memory += width;
-    return from ? to : NULL;
-}
-
-enum { TABLES = 10 + FA_MAX_PARAMS };
-
-static void fill_columns(fa_job *j)
-{
-    const fa_affine *a = &j->statistics->affine;
-    fa_columns *c = &j->columns;
-    double *memory = j->memory;
-    double **each[] = {&c->shift,            &c->affine.centre,    &c->affine.scale_hi, &c->affine.scale_lo,
-                       &c->affine.offset_hi, &c->affine.offset_lo, &c->affine.delta,    &c->slope.slope,
-                       &c->slope.constant,   &c->slope.wide};
-    double *from[] = {j->shift,     a->centre, a->scale_hi,    a->scale_lo,       a->offset_hi,
-                      a->offset_lo, a->delta,  j->slope.slope, j->slope.constant, j->slope.wide};
-    for (int t = 0; t < TABLES - FA_MAX_PARAMS; t++)
-        *each[t] = j->matrix.copies ? repeated(j, &memory, from[t]) : from[t];
-    for (int p = 0; p < FA_MAX_PARAMS; p++) {
-        const double *value = j->bn->params[p];
-        c->params[p] = value;
-        if (value && j->bn->params_per_channel && j->matrix.copies)
-            c->params[p] = repeated(j, &memory, value);
-        if (value && !j->bn->params_per_channel) {
-            c->params[p] = memory;
-            for (int i = 0; i < FA_LANES; i++)
-                *memory++ = *value;
-        }
+    const ptrdiff_t channels = j->bn->channels;
+    for (ptrdiff_t t = 0; t < j->matrix.strips; t++) {
+        for (int i = 0; i < FA_LANES; i++)
+            fa_set_position(j, j->strips + t, i, (t * FA_LANES + i) % channels, second_pass);
+        if (second_pass)
+            fa_finish_strip(j, j->strips + t);
     }
 }
 
-static fa_span span_of(const fa_job *j, const piece *p)
+static fa_span span_of(const fa_job *j, const piece *p, void *buffer)
 {
-    const fa_columns *columns = &j->columns;
-    const ptrdiff_t at = p->strip * FA_LANES;
-    fa_span span = {.rows = p->rows, .affine = fa_affine_at(&columns->affine, at), .varying = j->bn->params_per_channel};
-    for (int k = 0; k < FA_MAX_PARAMS; k++)
-        span.params[k] = columns->params[k] ? columns->params[k] + (span.varying ? at : 0) : NULL;
+    fa_span span = {.rows = p->rows, .strips = p->strips, .constants = j->strips + p->strip, .each = 1,
+                    .varying = j->bn->params_per_channel};
+    span.x = read_piece(j, j->x, p, buffer, &span.x_step);
     return span;
 }
 
-/* What comes after the piece in memory. */
-static void look_ahead(const fa_job *j, const piece *p, fa_span *span)
+/* The piece whose rows will be read after these. */
+static void look_ahead(const fa_job *j, const piece *next, fa_span *span)
 {
     const fa_view *x = j->x, *other = j->dy ? j->dy : x;
-    span->ahead[0] = address(j, x, p) + p->rows * step(j, x);
-    span->ahead[1] = address(j, other, p) + p->rows * step(j, other);
+    span->ahead[0] = address(j, x, next);
+    span->ahead[1] = address(j, other, next);
     span->ahead_step = step(j, x);
+    span->ahead_strip = FA_LANES * j->itemsize;
 }
 
 /* ---- first pass --------------------------------------------------------------------------------------------------- */
 
+/* g of a piece: in a buffer, or, if it is to be kept, where dx will be. */
 static void find_g(const fa_job *j, const piece *p, fa_span *span, fa_scratch *s)
 {
     const int direct = j->keep_g && is_direct(j, p);
     span->out = direct ? address(j, j->out, p) : (char *)s->g;
-    span->out_step = direct ? step(j, j->out) / j->itemsize : FA_LANES;
+    span->out_step = direct ? step(j, j->out) / j->itemsize : buffer_step(p);
     span->dparam = j->learns ? s->dparam : NULL;
     j->kernels->backward(span, j->activation, j->half);
     if (j->keep_g && !direct)
         write_piece(j, p, (char *)s->g);
-    for (ptrdiff_t i = p->columns; p->rows == 1 && i < FA_LANES; i++) { /* whatever the padding gives */
-        fa_fill(j, (char *)span->out + i * j->tile_size, 1, 0.0);
-        s->dparam[i] = 0.0;
-    }
     span->dy = span->out;
     span->dy_step = span->out_step;
 }
 
-static void reduce_piece(const fa_job *j, const piece *p, fa_lanes *lanes, int nlanes, fa_scratch *s)
+/* Whatever the padding of a row that is part of the sums has given. */
+static void clear_padding(const fa_job *j, const piece *p, fa_scratch *s)
 {
-    const double *shift = j->columns.shift + p->strip * FA_LANES;
-    fa_span span = span_of(j, p);
-    span.x = read_piece(j, j->x, p, j->backward ? NULL : shift, s->x, &span.x_step);
-    look_ahead(j, p, &span);
-    if (!j->backward) {
-        j->kernels->moments(lanes, nlanes, &span, shift);
-        return;
+    for (ptrdiff_t i = p->columns; i < buffer_step(p); i++) {
+        fa_fill(j, (char *)s->g + i * j->tile_size, 1, 0.0);
+        s->dparam[i] = 0.0;
     }
-    span.dy = read_piece(j, j->dy, p, NULL, s->dy, &span.dy_step);
-    if (j->activation)
+}
+
+static void reduce_strips(const fa_job *j, const piece *p, const fa_span *span, fa_lanes *lanes, int nlanes)
+{
+    for (ptrdiff_t t = 0; t < p->strips; t++) {
+        fa_span strip = *span;
+        const ptrdiff_t at = t * FA_LANES * j->tile_size;
+        strip.strips = 1;
+        strip.x = (const char *)span->x + at;
+        strip.constants += t;
+        strip.ahead[0] += t * strip.ahead_strip;
+        strip.ahead[1] += t * strip.ahead_strip;
+        if (j->backward) {
+            strip.dy = (const char *)span->dy + at;
+            strip.dparam = span->dparam ? span->dparam + t * FA_LANES : NULL;
+            j->kernels->sums(lanes + t * j->matrix.lanes, nlanes, &strip, buffer_step(p));
+        } else {
+            j->kernels->moments(lanes + t * j->matrix.lanes, nlanes, &strip);
+        }
+    }
+}
+
+static void reduce_piece(const fa_job *j, const piece *p, const piece *next, fa_lanes *lanes, int nlanes,
+                         fa_scratch *s)
+{
+    fa_span span = span_of(j, p, s->x);
+    look_ahead(j, next, &span);
+    if (j->backward)
+        span.dy = read_piece(j, j->dy, p, s->dy, &span.dy_step);
+    if (j->backward && j->activation) {
         find_g(j, p, &span, s);
-    j->kernels->sums(lanes, nlanes, &span);
+        if (p->row == j->matrix.rows)
+            clear_padding(j, p, s);
+    }
+    reduce_strips(j, p, &span, lanes, nlanes);
 }
 
 /* A channel's lanes are columns of several rows: [strip][lane of the matrix]. */
@@ -241,32 +258,38 @@ static void fold_repeated(const fa_job *j, const fa_lanes *lanes, double *out)
     }
 }
 
+static void fold(const fa_job *j, const fa_lanes *lanes, ptrdiff_t first, ptrdiff_t strips, double *out)
+{
+    if (j->matrix.repeat > 1) {
+        fold_repeated(j, lanes, out);
+        return;
+    }
+    for (ptrdiff_t t = 0; t < strips; t++)
+        j->kernels->fold_strip(lanes + t * FA_LANES, j->nsums, out + (first + t) * FA_LANES, j->parts_width,
+                               fa_at_most(j->matrix.width - (first + t) * FA_LANES, FA_LANES));
+}
+
 static void reduce_task(const fa_job *j, ptrdiff_t block, ptrdiff_t group, int worker)
 {
     const fa_matrix *m = &j->matrix;
-    const ptrdiff_t first = group * m->group, strips = fa_at_most(m->strips - first, m->group);
-    const ptrdiff_t begin = block * (FA_BLOCK / m->repeat), rows = fa_at_most(m->rows - begin, FA_BLOCK / m->repeat);
+    const ptrdiff_t first = group * m->group, each = FA_BLOCK / m->repeat, begin = block * each;
+    const ptrdiff_t end = fa_at_most(m->rows, begin + each);
     fa_lanes *lanes = j->lanes + worker * j->lanes_each;
     fa_scratch *s = j->scratch + worker;
-    for (ptrdiff_t k = 0; k < strips * m->lanes; k++)
+    for (ptrdiff_t k = 0; k < m->group * m->lanes; k++)
         fa_clear(j, lanes + k);
-    for (ptrdiff_t r = 0; r < rows; r += m->height)
-        for (ptrdiff_t t = 0; t < strips; t++) {
-            const piece p = locate(j, begin + r, fa_at_most(rows - r, m->height), first + t);
-            reduce_piece(j, &p, lanes + t * m->lanes, m->lanes, s);
-        }
-    for (ptrdiff_t t = 0; block == j->blocks - 1 && t < strips; t++) {
-        const piece p = locate_left_over(j, first + t);
-        if (p.columns > 0)
-            reduce_piece(j, &p, lanes + t * m->lanes + rows % m->lanes, 1, s);
+    for (ptrdiff_t r = begin; r < end; r += m->height) {
+        const piece p = locate(j, r, fa_at_most(end - r, m->height), first, m->group);
+        const int last = r + m->height >= end, last_group = first + m->group >= m->strips;
+        const piece next = locate(j, !last ? r + m->height : last_group ? end : begin, m->height,
+                                  !last ? first : last_group ? 0 : first + m->group, m->group);
+        reduce_piece(j, &p, &next, lanes, m->lanes, s);
     }
-    double *out = fa_part(j->parts, j->parts_width, block, 0, 0) + first * FA_LANES;
-    if (m->repeat > 1)
-        fold_repeated(j, lanes, out);
-    else
-        for (ptrdiff_t t = 0; t < strips; t++)
-            j->kernels->fold_strip(lanes + t * m->lanes, j->nsums, out + t * FA_LANES, j->parts_width,
-                                   fa_at_most(m->width - (first + t) * FA_LANES, FA_LANES));
+    if (block == j->blocks - 1 && left_over(j) > 0) {
+        const piece p = locate_left_over(j);
+        reduce_piece(j, &p, &p, lanes + (end - begin) % m->lanes, 1, s);
+    }
+    fold(j, lanes, first, fa_at_most(m->strips - first, m->group), fa_part(j->parts, j->parts_width, block, 0, 0));
 }
 
 static void reduce_tasks(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
@@ -275,6 +298,8 @@ static void reduce_tasks(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
     for (ptrdiff_t t = begin; t < end; t++)
         reduce_task(j, t / groups(&j->matrix), t % groups(&j->matrix), worker);
 }
+
+/* ---- between the passes ------------------------------------------------------------------------------------------- */
 
 /* One channel's shift, gathered. */
 static void find_shift(const fa_job *j, ptrdiff_t c, fa_scratch *s)
@@ -296,6 +321,21 @@ static void find_shifts(const fa_job *j)
         find_shift(j, c, j->scratch);
 }
 
+static void before_first_pass(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
+{
+    const fa_job *j = job;
+    (void)begin, (void)end, (void)worker;
+    if (!j->backward)
+        find_shifts(j);
+    set_strips(j, 0);
+}
+
+static void before_second_pass(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
+{
+    (void)begin, (void)end, (void)worker;
+    set_strips(job, 1);
+}
+
 enum { CHANNELS_A_TASK = 256 };
 
 static void finish(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
@@ -303,38 +343,37 @@ static void finish(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
     const fa_job *j = job;
     const ptrdiff_t c = begin * CHANNELS_A_TASK;
     (void)worker;
-    fa_finish_channels(j, j->parts + c, j->parts_width, c, fa_at_most(j->bn->channels - c, (end - begin) * CHANNELS_A_TASK));
+    fa_finish_channels(j, j->parts + c, j->parts_width, c,
+                       fa_at_most(j->bn->channels - c, (end - begin) * CHANNELS_A_TASK));
 }
 
 /* ---- second pass ---------------------------------------------------------------------------------------------------- */
 
-static void find_g_again(const fa_job *j, fa_span *span, fa_scratch *s)
+static void find_g_again(const fa_job *j, const piece *p, fa_span *span, fa_scratch *s)
 {
     fa_span again = *span;
     again.out = s->g;
-    again.out_step = FA_LANES;
+    again.out_step = buffer_step(p);
     again.stream = 0;
     j->kernels->backward(&again, j->activation, j->half);
     span->dy = s->g;
-    span->dy_step = FA_LANES;
+    span->dy_step = again.out_step;
 }
 
-static void second_pass_piece(const fa_job *j, const piece *p, fa_scratch *s)
+static void second_pass_piece(const fa_job *j, const piece *p, const piece *next, fa_scratch *s)
 {
-    const fa_slope slope = fa_slope_at(&j->columns.slope, p->strip * FA_LANES);
     const int direct = is_direct(j, p);
-    fa_span span = span_of(j, p);
+    fa_span span = span_of(j, p, s->x);
     char *own = direct ? address(j, j->out, p) : NULL;
-    span.x = read_piece(j, j->x, p, NULL, s->x, &span.x_step);
-    look_ahead(j, p, &span);
+    look_ahead(j, next, &span);
     span.out = direct ? own : (char *)s->x;
-    span.out_step = direct ? step(j, j->out) / j->itemsize : FA_LANES;
+    span.out_step = direct ? step(j, j->out) / j->itemsize : buffer_step(p);
     span.stream = direct && j->stream && (uintptr_t)own % 64 == 0 && step(j, j->out) % 64 == 0;
     if (j->backward) {
-        span.dy = read_piece(j, j->keep_g ? j->out : j->dy, p, NULL, s->dy, &span.dy_step);
+        span.dy = read_piece(j, j->keep_g ? j->out : j->dy, p, s->dy, &span.dy_step);
         if (j->activation && !j->keep_g)
-            find_g_again(j, &span, s);
-        j->kernels->apply(&span, j->training ? &slope : NULL);
+            find_g_again(j, p, &span, s);
+        j->kernels->apply(&span, j->training);
     } else {
         fa_run_forward(j, &span);
     }
@@ -342,63 +381,65 @@ static void second_pass_piece(const fa_job *j, const piece *p, fa_scratch *s)
         write_piece(j, p, span.out);
 }
 
-static ptrdiff_t row_tiles(const fa_job *j)
+/* Tiles, row after row of them. */
+static ptrdiff_t tiles_across(const fa_matrix *m)
 {
-    return (j->matrix.rows + j->matrix.height - 1) / j->matrix.height;
+    return (m->strips + m->across - 1) / m->across;
+}
+
+static ptrdiff_t whole_tiles(const fa_matrix *m)
+{
+    return (m->rows + m->down - 1) / m->down * tiles_across(m);
+}
+
+static piece locate_tile(const fa_job *j, ptrdiff_t tile)
+{
+    const fa_matrix *m = &j->matrix;
+    if (tile >= whole_tiles(m))
+        return locate_left_over(j);
+    return locate(j, tile / tiles_across(m) * m->down, m->down, tile % tiles_across(m) * m->across, m->across);
 }
 
 /* Backwards in steps that are worth prefetching, forwards within them: the pass before this one left the
  * end of the share in the cache. */
 enum { TILES_A_STEP = 16 };
 
-static void second_pass_tile(const fa_job *j, ptrdiff_t tile, fa_scratch *s)
-{
-    const ptrdiff_t row = tile * j->matrix.height;
-    for (ptrdiff_t strip = 0; strip < j->matrix.strips; strip++) {
-        const piece p = tile == row_tiles(j)
-                            ? locate_left_over(j, strip)
-                            : locate(j, row, fa_at_most(j->matrix.rows - row, j->matrix.height), strip);
-        if (p.columns > 0)
-            second_pass_piece(j, &p, s);
-    }
-}
-
 static void second_pass_tiles(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
 {
     const fa_job *j = job;
     for (ptrdiff_t top = end; top > begin; top -= TILES_A_STEP)
-        for (ptrdiff_t t = top - TILES_A_STEP < begin ? begin : top - TILES_A_STEP; t < top; t++)
-            second_pass_tile(j, t, j->scratch + worker);
+        for (ptrdiff_t t = top - TILES_A_STEP < begin ? begin : top - TILES_A_STEP; t < top; t++) {
+            const ptrdiff_t after = t + 1 < top ? t + 1 : top - 2 * TILES_A_STEP;
+            const piece p = locate_tile(j, t), next = locate_tile(j, after < begin ? begin : after);
+            second_pass_piece(j, &p, &next, j->scratch + worker);
+        }
 }
 
 /* ---- the driver -------------------------------------------------------------------------------------------------------- */
 
 static int allocate(fa_job *j)
 {
-    const ptrdiff_t width = j->matrix.strips * FA_LANES;
-    j->matrix.copies = j->matrix.repeat > 1 || width != j->matrix.width;
+    const fa_matrix *m = &j->matrix;
     j->parts_width = j->bn->channels;
-    j->lanes_each = j->matrix.group * j->matrix.lanes;
-    j->parts = malloc((size_t)(j->blocks * FA_SUMS * 2 * j->parts_width) * sizeof(double));
+    j->lanes_each = m->group * m->lanes;
+    j->parts = malloc((size_t)(fa_reduces(j) ? j->blocks * FA_SUMS * 2 * j->parts_width : 1) * sizeof(double));
     j->lanes = fa_aligned_alloc((size_t)(j->threads * j->lanes_each) * sizeof(fa_lanes));
-    j->memory = malloc((size_t)(j->matrix.copies ? TABLES * width : FA_MAX_PARAMS * FA_LANES) * sizeof(double));
-    return j->parts && j->lanes && j->memory ? 0 : -1;
+    j->strips = fa_aligned_alloc((size_t)m->strips * sizeof(fa_strip));
+    return j->parts && j->lanes && j->strips ? 0 : -1;
 }
 
 static void passes(fa_job *j)
 {
     const ptrdiff_t finishers = (j->bn->channels + CHANNELS_A_TASK - 1) / CHANNELS_A_TASK;
     if (fa_reduces(j)) {
-        if (!j->backward)
-            find_shifts(j);
-        fill_columns(j);
+        fa_parallel_for(1, 1, before_first_pass, j);
         fa_parallel_for(j->blocks * groups(&j->matrix), j->threads, reduce_tasks, j);
         fa_parallel_for(finishers, fa_threads_for(j->bn->channels * j->blocks * FA_LANES), finish, j);
     }
     if (j->bare)
         return;
-    fill_columns(j);
-    fa_parallel_for(row_tiles(j) + (left_over(j) > 0), j->threads, second_pass_tiles, j);
+    fa_parallel_for(1, 1, before_second_pass, j);
+    fa_parallel_for(whole_tiles(&j->matrix) + (left_over(j) > 0), j->threads, second_pass_tiles, j);
 }
 
 int fa_run_rows(fa_job *j)
@@ -409,6 +450,6 @@ int fa_run_rows(fa_job *j)
         passes(j);
     free(j->parts);
     fa_aligned_free(j->lanes);
-    free(j->memory);
+    fa_aligned_free(j->strips);
     return status;
 }

@@ -134,20 +134,31 @@ static inline double *fa_part(double *parts, ptrdiff_t width, ptrdiff_t block, i
     return parts + ((block * FA_SUMS + sum) * 2 + part) * width;
 }
 
-/* The operand of BatchNorm's kernels: rows of FA_LANES elements that lie side by side.  They are a piece of one
- * channel, row after row (then every step is FA_LANES), or FA_LANES channels of several elements. */
+/* What kernels take of FA_LANES positions: their channels' constants. */
+typedef struct {
+    _Alignas(64) double shift[FA_LANES], centre[FA_LANES], scale_hi[FA_LANES], scale_lo[FA_LANES],
+        offset_hi[FA_LANES], offset_lo[FA_LANES], slope[FA_LANES], constant[FA_LANES], wide[FA_LANES],
+        params[FA_MAX_PARAMS][FA_LANES];
+    float narrow_centre[FA_LANES], narrow_scale[FA_LANES], narrow_slope[FA_LANES], narrow_constant[FA_LANES];
+    int any_wide;
+} fa_strip;
+
+/* The operand of BatchNorm's kernels: rows of strips of FA_LANES elements, which lie side by side.  They are a
+ * piece of one channel, in one row, or several elements of several channels.  Steps lead from a row to the
+ * next, in elements. */
 typedef struct fa_span {
     const void *x, *dy; /* dy: or g */
     void *out;
-    ptrdiff_t x_step, dy_step, out_step; /* from a row to the next, in elements */
-    ptrdiff_t rows;
-    fa_affine affine; /* FA_LANES values of each */
-    const double *params[FA_MAX_PARAMS]; /* FA_LANES values of each */
+    ptrdiff_t rows, strips;
+    ptrdiff_t x_step, dy_step, out_step;
+    const fa_strip *constants;
+    int each;       /* 1: every strip of a row has constants of its own; 0: they share them */
     int varying;    /* whether the parameters differ among the positions */
     int stream;     /* write `out`, which is aligned to 64 bytes as its rows are, past the caches */
-    double *dparam; /* packed; unless a parameter is learned, NULL */
-    const char *ahead[2]; /* memory that will be read soon, `ahead_step` bytes a row; never NULL */
-    ptrdiff_t ahead_step;
+    double *dparam; /* packed rows; unless a parameter is learned, NULL */
+    const char *ahead[2]; /* memory that will be read soon, of the form of x; or, with a step of 0, none */
+    ptrdiff_t ahead_step; /* bytes from a row to the next */
+    ptrdiff_t ahead_strip; /* bytes from a strip to the next: 0 if there is none */
 } fa_span;
 
 /* The formats of 16 bits.  Their data is computed on as float64, by kernels of the same working precision as
@@ -164,9 +175,10 @@ typedef struct {
      * FA_LANES channels in FA_LANES rows. */
     double (*run_shift)(const void *x);
     void (*strip_shift)(const void *x, ptrdiff_t step, double *shift);
-    /* adds to sums[r % lanes] what row r gives */
-    void (*moments)(fa_lanes *sums, int lanes, const fa_span *span, const double *shift);
-    void (*sums)(fa_lanes *sums, int lanes, const fa_span *span);
+    /* adds to sums[r % lanes] what row r of a span gives that is one strip wide; or to sums[0] what strips of one
+     * row do.  `sums` sums a span's dy and dparam. */
+    void (*moments)(fa_lanes *sums, int lanes, const fa_span *span);
+    void (*sums)(fa_lanes *sums, int lanes, const fa_span *span, ptrdiff_t dparam_step);
     /* folds the lanes of one channel, or FA_LANES lanes of FA_LANES channels, of which `channels` count; `out`
      * is the first channel's fa_part of a block */
     void (*fold_run)(const fa_lanes *sums, int count, double *out, ptrdiff_t width);
@@ -186,7 +198,7 @@ typedef struct {
     /* out = activation(z); out = g = dy * activation'(z) */
     void (*forward)(const fa_span *span, const fa_activation_kernels *activation, const fa_half_kernels *half);
     void (*backward)(const fa_span *span, const fa_activation_kernels *activation, const fa_half_kernels *half);
-    void (*apply)(const fa_span *span, const fa_slope *slope); /* out = dx of g; slope NULL: constant statistics */
+    void (*apply)(const fa_span *span, int training); /* out = dx of g, which is dy */
 } fa_batchnorm_kernels;
 
 typedef struct {
