@@ -34,6 +34,8 @@ static const char *read_piece(const fa_job *j, int which, ptrdiff_t c, ptrdiff_t
     const fa_view *v = which == DY ? j->dy : which == X ? j->x : j->out;
     if (j->direct[which] && n % FA_LANES == 0)
         return fa_view_address(v, c, k);
+    if (j->fetches && c + 1 < j->bn->channels)
+        fa_view_fetch(v, c + 1, k, n);
     fa_view_read(v, c, k, n, buffer);
     fa_fill(j, buffer + n * j->tile_size, fa_padded(n) - n, pad);
     return buffer;
@@ -140,6 +142,13 @@ static const void *g_again(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff_t 
     return find_g(j, span, n, s->g, s);
 }
 
+static void write_runs(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff_t n, const void *from)
+{
+    if (j->fetches && c + 1 < j->bn->channels)
+        fa_view_fetch_to_write(j->out, c + 1, k, n);
+    fa_view_write(j->out, c, k, n, from);
+}
+
 static void second_pass_piece(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff_t n, const fa_strip *constants,
                               const ahead *next, int worker)
 {
@@ -162,7 +171,7 @@ static void second_pass_piece(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff
     if (own && result != own)
         j->stream(own, result, (size_t)(n * j->itemsize));
     else if (!own)
-        fa_view_write(j->out, c, k, n, result);
+        write_runs(j, c, k, n, result);
 }
 
 /* Of n elements from k on those that are written with stores past the caches, which want an aligned address;
@@ -331,6 +340,7 @@ static void plan_kept(fa_job *j)
     j->keeps_g = j->whole && j->backward && j->activation && 2 * bytes <= fa_l2_bytes();
     j->keeps_x = j->whole && !j->direct[X] && (1 + j->keeps_g) * bytes <= fa_l2_bytes();
     j->kept_bytes = (j->keeps_x + j->keeps_g) * bytes;
+    j->fetches = j->whole && j->x->strides[j->x->ndim - 1] == j->itemsize;
 }
 
 int fa_run_channels(fa_job *j)

@@ -50,6 +50,7 @@ typedef struct {
     char *kept;    /* what the first pass leaves of a channel a worker: x where it is no run, g */
     ptrdiff_t kept_bytes;
     int keeps_x, keeps_g;
+    int fetches; /* whether short runs of the next channel are fetched ahead: they lie behind this one's */
     /* channels side by side: batchnorm_rows.c */
     fa_matrix matrix;
     fa_strip *strips; /* of the columns of the matrix */

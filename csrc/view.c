@@ -72,6 +72,27 @@ int fa_view_is_aligned(const fa_view *v)
         at += left * size;                                                                             \
     }
 
+#define FETCH(for_writing)                                                                             \
+    while (n > 0) {                                                                                    \
+        ptrdiff_t left;                                                                                \
+        const char *p = address(v, channel, k, &left), *end;                                           \
+        left = left < n ? left : n;                                                                    \
+        for (end = p + left * fa_itemsize[v->dtype]; p < end; p += 64)                                 \
+            __builtin_prefetch(p, for_writing, 2);                                                     \
+        k += left;                                                                                     \
+        n -= left;                                                                                     \
+    }
+
+void fa_view_fetch(const fa_view *v, ptrdiff_t channel, ptrdiff_t k, ptrdiff_t n)
+{
+    FETCH(0)
+}
+
+void fa_view_fetch_to_write(const fa_view *v, ptrdiff_t channel, ptrdiff_t k, ptrdiff_t n)
+{
+    FETCH(1)
+}
+
 void fa_view_read(const fa_view *v, ptrdiff_t channel, ptrdiff_t k, ptrdiff_t n, void *tile)
 {
     char *at = tile;

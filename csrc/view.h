@@ -21,6 +21,9 @@ fa_view fa_make_view(char *data, fa_dtype dtype, int ndim, const ptrdiff_t *shap
 char *fa_view_address(const fa_view *v, ptrdiff_t channel, ptrdiff_t k);
 /* Whether every element's address is a multiple of its size. */
 int fa_view_is_aligned(const fa_view *v);
+/* Asks the caches for elements that will be read or written soon. */
+void fa_view_fetch(const fa_view *v, ptrdiff_t channel, ptrdiff_t k, ptrdiff_t n);
+void fa_view_fetch_to_write(const fa_view *v, ptrdiff_t channel, ptrdiff_t k, ptrdiff_t n);
 void fa_view_read(const fa_view *v, ptrdiff_t channel, ptrdiff_t k, ptrdiff_t n, void *tile);
 void fa_view_write(const fa_view *v, ptrdiff_t channel, ptrdiff_t k, ptrdiff_t n, const void *tile);
 
