@@ -60,7 +60,7 @@ void fa_set_position(const fa_job *j, fa_strip *strip, int i, ptrdiff_t c, int s
 /* What follows from the positions of a strip. */
 void fa_finish_strip(const fa_job *j, fa_strip *s)
 {
-    s->any_wide = 0;
+    s->wides = 0;
     if (!j->backward || !j->training || j->bn->real != FA_FLOAT32)
         return;
     for (int i = 0; i < FA_LANES; i++) {
@@ -68,7 +68,7 @@ void fa_finish_strip(const fa_job *j, fa_strip *s)
         s->narrow_scale[i] = (float)s->scale_hi[i];
         s->narrow_slope[i] = (float)s->slope[i];
         s->narrow_constant[i] = (float)s->constant[i];
-        s->any_wide |= s->wide[i] != 0.0;
+        s->wides += s->wide[i] != 0.0;
     }
 }
 

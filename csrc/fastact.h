@@ -140,7 +140,7 @@ typedef struct {
         offset_hi[FA_LANES], offset_lo[FA_LANES], slope[FA_LANES], constant[FA_LANES], wide[FA_LANES],
         params[FA_MAX_PARAMS][FA_LANES];
     float narrow_centre[FA_LANES], narrow_scale[FA_LANES], narrow_slope[FA_LANES], narrow_constant[FA_LANES];
-    int any_wide;
+    int wides; /* positions that are wide */
 } fa_strip;
 
 /* The operand of BatchNorm's kernels: rows of strips of FA_LANES elements, which lie side by side.  They are a
