@@ -340,7 +340,8 @@ static void plan_kept(fa_job *j)
     j->keeps_g = j->whole && j->backward && j->activation && 2 * bytes <= fa_l2_bytes();
     j->keeps_x = j->whole && !j->direct[X] && (1 + j->keeps_g) * bytes <= fa_l2_bytes();
     j->kept_bytes = (j->keeps_x + j->keeps_g) * bytes;
-    j->fetches = j->whole && j->x->strides[j->x->ndim - 1] == j->itemsize;
+    j->fetches = j->whole && j->x->strides[j->x->ndim - 1] == j->itemsize &&
+                 j->bn->channels * j->bn->count * j->itemsize > fa_l2_bytes();
 }
 
 int fa_run_channels(fa_job *j)

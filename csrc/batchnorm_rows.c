@@ -38,6 +38,11 @@ static ptrdiff_t repeats(const fa_job *j)
     return fits && is_packed(j, j->x) && is_packed(j, j->dy) && is_packed(j, j->out) ? repeat : 1;
 }
 
+static ptrdiff_t groups(const fa_matrix *m)
+{
+    return (m->strips + m->group - 1) / m->group;
+}
+
 static void plan_matrix(fa_job *j)
 {
     fa_matrix *m = &j->matrix;
@@ -47,16 +52,13 @@ static void plan_matrix(fa_job *j)
     m->strips = (m->width + FA_LANES - 1) / FA_LANES;
     m->lanes = FA_LANES / (int)m->repeat;
     m->group = m->repeat > 1 ? m->strips : fa_at_most(m->strips, GROUP);
+    while (m->repeat == 1 && m->group > 1 && j->blocks * groups(m) < j->threads)
+        m->group /= 2; /* more tasks than threads, where there are enough strips */
     m->height = m->lanes; /* lanes take turns anew in each tile */
     while (2 * m->height * m->group * FA_LANES <= FA_TILE)
         m->height *= 2;
     m->across = fa_at_most(m->strips, ACROSS);
     m->down = FA_TILE / (m->across * FA_LANES);
-}
-
-static ptrdiff_t groups(const fa_matrix *m)
-{
-    return (m->strips + m->group - 1) / m->group;
 }
 
 /* Some rows of some strips. */
