@@ -128,6 +128,13 @@ static int run(fa_job *j)
     return status;
 }
 
+/* Forward, backward, and either without the reduction of x. */
+static fa_cost *cost_of(const fa_job *j)
+{
+    static fa_cost costs[4][FA_ACTIVATION_COUNT + 1][4];
+    return &costs[j->bn->real - FA_FLOAT32][j->bn->activation + 1][2 * j->backward + !j->training];
+}
+
 static int start(fa_job *j, const fa_batchnorm *bn)
 {
     const fa_isa_table *isa = fa_active();
@@ -144,13 +151,17 @@ static int start(fa_job *j, const fa_batchnorm *bn)
     j->blocks = (bn->count + FA_BLOCK - 1) / FA_BLOCK;
     j->learns = j->backward && j->activation && j->activation->param_gradient[FA_UNIFORM];
     j->nsums = 2 + j->learns;
-    j->threads = fa_threads_for(size);
+    fa_cost *cost = cost_of(j);
+    j->threads = fa_threads_for(size, cost);
     j->stream = !j->half && fa_worth_streaming(size * j->itemsize * (2 + j->backward)) ? isa->stream : NULL;
     j->by_rows = fa_view_channels_last(j->x) && (!j->out || fa_view_channels_last(j->out)) &&
                  (!j->dy || fa_view_channels_last(j->dy));
     /* to keep g in memory costs more than to compute it again, but where everything stays in the caches */
     j->keep_g = j->backward && j->activation && !j->bare && 3 * size * j->itemsize <= j->threads * fa_l2_bytes();
-    return run(j);
+    const double begin = fa_begin_measurement(j->threads, size, cost);
+    const int status = run(j);
+    fa_record(cost, size, begin);
+    return status;
 }
 
 int fa_batchnorm_forward(const fa_batchnorm *bn, int training, const fa_view *x, const fa_view *y,

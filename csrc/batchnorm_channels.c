@@ -281,13 +281,15 @@ static void finish(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
     fa_finish_channels(j, j->parts + begin, j->bn->channels, begin, end - begin);
 }
 
+/* Tasks are counted from the last part: the pass before this one left the end of the array in the cache. */
 static void second_pass_parts(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
 {
     const fa_job *j = job;
+    const ptrdiff_t last = j->bn->channels * j->tiles - 1;
     fa_strip k;
-    for (ptrdiff_t t = end - 1; t >= begin; t--) {
+    for (ptrdiff_t t = last - begin; t > last - end; t--) {
         const ptrdiff_t c = t / j->tiles, part = t % j->tiles;
-        if (t == end - 1 || part == j->tiles - 1)
+        if (t == last - begin || part == j->tiles - 1)
             repeat_channel(j, c, &k, 1);
         second_pass_part(j, c, part, &k, nothing, worker);
     }
@@ -296,7 +298,7 @@ static void second_pass_parts(void *job, ptrdiff_t begin, ptrdiff_t end, int wor
 static void two_phases(fa_job *j)
 {
     const ptrdiff_t c = j->bn->channels;
-    const int few = fa_threads_for(c * j->blocks * FA_LANES);
+    const int few = fa_threads_for(c * j->blocks * FA_LANES, NULL);
     if (fa_reduces(j)) {
         if (!j->backward)
             fa_parallel_for(c, few, find_shifts, j);

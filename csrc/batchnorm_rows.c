@@ -402,17 +402,23 @@ static piece locate_tile(const fa_job *j, ptrdiff_t tile)
     return locate(j, tile / tiles_across(m) * m->down, m->down, tile % tiles_across(m) * m->across, m->across);
 }
 
-/* Backwards in steps that are worth prefetching, forwards within them: the pass before this one left the
- * end of the share in the cache. */
+static ptrdiff_t tiles(const fa_job *j)
+{
+    return whole_tiles(&j->matrix) + (left_over(j) > 0);
+}
+
+/* Tasks are counted from the last tile, since the pass before this one left the end of the array in the cache; they
+ * are run in steps that are worth prefetching, forwards within them. */
 enum { TILES_A_STEP = 16 };
 
 static void second_pass_tiles(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
 {
     const fa_job *j = job;
-    for (ptrdiff_t top = end; top > begin; top -= TILES_A_STEP)
-        for (ptrdiff_t t = top - TILES_A_STEP < begin ? begin : top - TILES_A_STEP; t < top; t++) {
+    const ptrdiff_t low = tiles(j) - end, high = tiles(j) - begin;
+    for (ptrdiff_t top = high; top > low; top -= TILES_A_STEP)
+        for (ptrdiff_t t = top - TILES_A_STEP < low ? low : top - TILES_A_STEP; t < top; t++) {
             const ptrdiff_t after = t + 1 < top ? t + 1 : top - 2 * TILES_A_STEP;
-            const piece p = locate_tile(j, t), next = locate_tile(j, after < begin ? begin : after);
+            const piece p = locate_tile(j, t), next = locate_tile(j, after < low ? low : after);
             second_pass_piece(j, &p, &next, j->scratch + worker);
         }
 }
@@ -436,12 +442,12 @@ static void passes(fa_job *j)
     if (fa_reduces(j)) {
         fa_parallel_for(1, 1, before_first_pass, j);
         fa_parallel_for(j->blocks * groups(&j->matrix), j->threads, reduce_tasks, j);
-        fa_parallel_for(finishers, fa_threads_for(j->bn->channels * j->blocks * FA_LANES), finish, j);
+        fa_parallel_for(finishers, fa_threads_for(j->bn->channels * j->blocks * FA_LANES, NULL), finish, j);
     }
     if (j->bare)
         return;
     fa_parallel_for(1, 1, before_second_pass, j);
-    fa_parallel_for(whole_tiles(&j->matrix) + (left_over(j) > 0), j->threads, second_pass_tiles, j);
+    fa_parallel_for(tiles(j), j->threads, second_pass_tiles, j);
 }
 
 int fa_run_rows(fa_job *j)

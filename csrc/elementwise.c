@@ -325,6 +325,12 @@ static void choose_tiles(job *j)
     }
 }
 
+static fa_cost *cost_of(const fa_op *op)
+{
+    static fa_cost costs[4][FA_ACTIVATION_COUNT + FA_GATED_COUNT][2];
+    return &costs[op->real - FA_FLOAT32][op->activation + (op->gated ? FA_ACTIVATION_COUNT : 0)][op->backward];
+}
+
 void fa_elementwise(const fa_op *op, int ndim, const ptrdiff_t *shape, const fa_operand *operands)
 {
     job j;
@@ -357,7 +363,8 @@ void fa_elementwise(const fa_op *op, int ndim, const ptrdiff_t *shape, const fa_
     tiles = j.row_tiles * j.column_tiles;
     for (int axis = 0; axis < j.ndim - 2; axis++)
         tiles *= j.shape[axis];
-    fa_parallel_for(tiles, fa_threads_for(size), run_tiles, &j);
+    fa_cost *cost = cost_of(op);
+    fa_measured_for(tiles, fa_threads_for(size, cost), run_tiles, &j, size, cost);
 }
 
 /* Whether one element's result is another's input, as in NumPy's reduce and accumulate. */

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 /* What runs the threads.  OpenMP where the build has it; else the pool that comes with the system: a second copy
  * of LLVM's OpenMP in a process, beside that of another package, aborts it, so wheels for macOS and Windows
@@ -84,10 +85,6 @@ static void run_share(ptrdiff_t begin, ptrdiff_t end, int worker, fa_task_fn tas
 
 /* ---- how many threads ------------------------------------------------------------------------------ */
 
-/* Fewer elements than this a thread cost less than waking the thread: on two cores the dispatch takes
- * about 5 us, as long as 16,384 elements of a transcendental function (bench/elementwise.py). */
-enum { ELEMENTS_PER_THREAD = 16384 };
-
 static atomic_int process_limit = 1;
 static _Thread_local int thread_limit = 0;
 #if !defined(FA_SERIAL)
@@ -127,16 +124,6 @@ int fa_set_thread_num_threads(int n)
     int old = thread_limit;
     thread_limit = n;
     return old;
-}
-
-int fa_threads_for(ptrdiff_t elements)
-{
-    ptrdiff_t useful = elements / ELEMENTS_PER_THREAD;
-    int limit;
-    if (useful < 2)
-        return 1;
-    limit = fa_get_num_threads();
-    return useful < limit ? (int)useful : limit;
 }
 
 #if defined(__linux__)
@@ -259,15 +246,29 @@ typedef struct {
     int team;
     fa_task_fn task;
     void *context;
-    atomic_int next; /* the first share that nobody has begun */
+    atomic_int started;   /* shares that were begun, where the system's pool hands them out */
+    _Atomic ptrdiff_t next; /* the first task that nobody has taken */
 } region;
 
-/* Share `me` of `team`. */
-static void run_worker(const region *r, ptrdiff_t me, ptrdiff_t team)
+/* Half of an even share of what is left, and at last single tasks. */
+static ptrdiff_t take(region *r, ptrdiff_t *begin)
 {
-    ptrdiff_t share = r->ntasks / team, rest = r->ntasks % team;
-    ptrdiff_t begin = me * share + (me < rest ? me : rest);
-    run_share(begin, begin + share + (me < rest), (int)me, r->task, r->context);
+    ptrdiff_t size;
+    *begin = atomic_load(&r->next);
+    do {
+        if (*begin >= r->ntasks)
+            return 0;
+        size = (r->ntasks - *begin) / (2 * r->team);
+        size = size < 1 ? 1 : size;
+    } while (!atomic_compare_exchange_weak(&r->next, begin, *begin + size));
+    return size;
+}
+
+static void run_worker(region *r, int me)
+{
+    ptrdiff_t begin, size;
+    while ((size = take(r, &begin)) > 0)
+        run_share(begin, begin + size, me, r->task, r->context);
 }
 #endif
 
@@ -275,14 +276,14 @@ static void run_worker(const region *r, ptrdiff_t me, ptrdiff_t team)
 static void run_parallel(region *r)
 {
 #pragma omp parallel num_threads(r->team)
-    run_worker(r, omp_get_thread_num(), omp_get_num_threads());
+    run_worker(r, omp_get_thread_num());
 }
 #elif defined(_WIN32)
 /* Takes shares until all are begun. */
 static void take_shares(region *r)
 {
-    for (int me; (me = atomic_fetch_add(&r->next, 1)) < r->team;)
-        run_worker(r, me, r->team);
+    for (int me; (me = atomic_fetch_add(&r->started, 1)) < r->team;)
+        run_worker(r, me);
 }
 
 static void CALLBACK help(PTP_CALLBACK_INSTANCE instance, void *r, PTP_WORK work)
@@ -306,7 +307,7 @@ static void run_parallel(region *r)
 #elif !defined(FA_SERIAL)
 static void run_one(void *r, size_t me)
 {
-    run_worker(r, (ptrdiff_t)me, ((region *)r)->team);
+    run_worker(r, (int)me);
 }
 
 static void run_parallel(region *r)
@@ -334,4 +335,90 @@ void fa_parallel_for(ptrdiff_t ntasks, int threads, fa_task_fn task, void *conte
     (void)threads;
 #endif
     run_share(0, ntasks, 0, task, context);
+}
+
+/* ---- what pays --------------------------------------------------------------------------------------- */
+
+static double now(void) /* nanoseconds */
+{
+    struct timespec t;
+    timespec_get(&t, TIME_UTC);
+    return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
+}
+
+enum { UNKNOWN_REGION = 5000, CHEAP_WORK_PS = 250, REGIONS = 15, SAMPLES = 8, LEAST_ELEMENTS = 1024 };
+
+#if !defined(FA_SERIAL)
+static void nothing(void *context, ptrdiff_t begin, ptrdiff_t end, int worker)
+{
+    (void)context, (void)begin, (void)end, (void)worker;
+}
+
+static int by_size(const void *a, const void *b)
+{
+    const double difference = *(const double *)a - *(const double *)b;
+    return difference < 0 ? -1 : difference > 0;
+}
+
+/* The median of some regions of two threads with nothing to do, one after the other. */
+static double measure_region(void)
+{
+    double times[REGIONS];
+    for (int k = 0; k < REGIONS; k++) {
+        const double begin = now();
+        fa_parallel_for(2, 2, nothing, NULL);
+        times[k] = now() - begin;
+    }
+    qsort(times, REGIONS, sizeof *times, by_size);
+    return times[REGIONS / 2];
+}
+
+static double region_nanoseconds(void)
+{
+    static _Atomic float measured = 0;
+    if (atomic_load(&measured) == 0 && atomic_load(&busy) == 0 && !atomic_load(&forked))
+        atomic_store(&measured, (float)measure_region());
+    return atomic_load(&measured) > 0 ? (double)atomic_load(&measured) : UNKNOWN_REGION;
+}
+#else
+static double region_nanoseconds(void)
+{
+    return UNKNOWN_REGION;
+}
+#endif
+
+int fa_threads_for(ptrdiff_t elements, const fa_cost *cost)
+{
+    const int limit = fa_get_num_threads();
+    if (limit < 2 || elements < 2 * LEAST_ELEMENTS)
+        return 1;
+    const double known = cost ? (double)atomic_load(&cost->nanoseconds) : 0.0;
+    const double work = (double)elements * (known > 0 ? known : CHEAP_WORK_PS / 1000.0);
+    const double useful = work / (2 * region_nanoseconds());
+    return useful < 2 ? 1 : useful < limit ? (int)useful : limit;
+}
+
+double fa_begin_measurement(int threads, ptrdiff_t elements, const fa_cost *cost)
+{
+    const int wanted = threads == 1 && elements >= LEAST_ELEMENTS && fa_get_num_threads() > 1;
+    return wanted && atomic_load(&cost->samples) < SAMPLES ? now() : 0.0;
+}
+
+/* The least is kept: what disturbs only adds. */
+void fa_record(fa_cost *cost, ptrdiff_t elements, double begin)
+{
+    if (begin == 0.0)
+        return;
+    const float each = (float)((now() - begin) / (double)elements), known = atomic_load(&cost->nanoseconds);
+    if (each > 0 && (known == 0 || each < known))
+        atomic_store(&cost->nanoseconds, each);
+    atomic_fetch_add(&cost->samples, 1);
+}
+
+void fa_measured_for(ptrdiff_t ntasks, int threads, fa_task_fn task, void *context, ptrdiff_t elements,
+                     fa_cost *cost)
+{
+    const double begin = fa_begin_measurement(threads, elements, cost);
+    fa_parallel_for(ntasks, threads, task, context);
+    fa_record(cost, elements, begin);
 }

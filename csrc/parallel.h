@@ -2,18 +2,32 @@
 #ifndef FASTACT_PARALLEL_H
 #define FASTACT_PARALLEL_H
 
+#include <stdatomic.h>
 #include <stddef.h>
 
 /* Runs tasks begin .. end - 1; `worker` is below the number of threads and no two at work share one. */
 typedef void (*fa_task_fn)(void *context, ptrdiff_t begin, ptrdiff_t end, int worker);
 
-/* Runs tasks 0 .. ntasks - 1 on at most `threads` threads, in contiguous shares; returns when all are
- * done.  Every thread works in the default floating-point environment (round to nearest, subnormals
+/* Runs tasks 0 .. ntasks - 1 on at most `threads` threads, which take contiguous shares of what is left, large
+ * ones first: a thread that is held up keeps nobody waiting for long.  Returns when all are done.  Every thread works in the default floating-point environment (round to nearest, subnormals
  * kept) and leaves its own, flags included, as it was. */
 void fa_parallel_for(ptrdiff_t ntasks, int threads, fa_task_fn task, void *context);
 
-/* The number of threads for `elements` of work: 1 where more would not pay. */
-int fa_threads_for(ptrdiff_t elements);
+/* What a kind of work costs an element on one thread, as the first calls on one thread measured it. */
+typedef struct {
+    _Atomic int samples;
+    _Atomic float nanoseconds; /* 0: not known yet */
+} fa_cost;
+
+/* The number of threads for `elements` of work of that cost (NULL: a cheap one): as many as have at least twice as
+ * long to work as it takes to start and to meet, which is measured too. */
+int fa_threads_for(ptrdiff_t elements, const fa_cost *cost);
+/* fa_parallel_for, measured while the cost of its `elements` is not known well. */
+void fa_measured_for(ptrdiff_t ntasks, int threads, fa_task_fn task, void *context, ptrdiff_t elements,
+                     fa_cost *cost);
+/* To measure other work: a time to hand to fa_record, or 0 where there is nothing to measure. */
+double fa_begin_measurement(int threads, ptrdiff_t elements, const fa_cost *cost);
+void fa_record(fa_cost *cost, ptrdiff_t elements, double begin);
 
 /* The limit that the process, or this thread, set; never below 1. */
 int fa_get_num_threads(void);
