@@ -109,7 +109,11 @@ def main(suite: Suite, argv: list[str] | None = None) -> int:
     if options.isa and os.environ.get("FASTACT_ISA") != options.isa:
         return again_with(options.isa, suite, argv)
     settle_options(options, suite)
-    return run(suite, options)
+    try:
+        return run(suite, options)
+    except KeyboardInterrupt:
+        print("interrupted; --resume goes on", file=sys.stderr)
+        return 130
 
 
 def again_with(isa: str, suite: Suite, argv: list[str]) -> int:
