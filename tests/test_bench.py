@@ -24,6 +24,8 @@ from fastact._bench import (
     names,
     onednn,
     page,
+    peer,
+    peer_torch,
     peers,
     record,
     report,
@@ -99,7 +101,7 @@ def test_a_peer_is_found_by_name_and_timed(short, tmp_path):
     assert run("elementwise", "--activations", ",".join(NAMES), "--against", "numpy,scipy",
                "--modes", "forward", out=tmp_path) == 0  # fmt: skip
     rows = record.load(tmp_path / "elementwise.json")["rows"]
-    beside = {peer: {r["activation"] for r in rows if peer in r["times"]} for peer in peers.PEERS}
+    beside = {p: {r["activation"] for r in rows if p in r["times"]} for p in peers.PEERS}
     assert {name for name in NAMES if hasattr(np, name)} <= beside["numpy"]
     assert set(names.NUMPY) <= beside["numpy"]
     assert {name for name, s in names.SPELLINGS.items() if "expit" in s} <= beside["scipy"]
@@ -222,7 +224,7 @@ def test_one_element_of_many_that_differs_is_seen(mode, where):
 
 
 def test_a_missing_peer_is_named(short, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(peers.Torch, "module", "no_such_module")
+    monkeypatch.setattr(peer_torch.Torch, "module", "no_such_module")
     assert run("elementwise", "--against", "torch", out=tmp_path) == 0
     assert "torch: left out" in capsys.readouterr().err
     data = record.load(tmp_path / "elementwise.json")
@@ -241,7 +243,7 @@ def test_onednn_without_its_wheels_is_named(short, tmp_path, monkeypatch, capsys
 
 
 def test_a_peer_that_fails_costs_its_cell_alone(short, tmp_path, monkeypatch, capsys):
-    class Broken(peers.Peer):
+    class Broken(peer.Peer):
         module = "numpy"
 
         def elementwise(self, job):
@@ -256,11 +258,11 @@ def test_a_peer_that_fails_costs_its_cell_alone(short, tmp_path, monkeypatch, ca
 
 
 def test_a_peer_that_computes_something_else_is_named(short, tmp_path, monkeypatch, capsys):
-    class Liar(peers.Peer):
+    class Liar(peer.Peer):
         module = "numpy"
 
         def batch_norm(self, job):
-            peers.require(job.exact_gradient * 1.1, job.exact_gradient)
+            peer.require(job.exact_gradient * 1.1, job.exact_gradient)
 
     monkeypatch.setitem(peers.PEERS, "jax", Liar())
     assert run("batchnorm", "--against", "jax", out=tmp_path) == 0
@@ -403,7 +405,7 @@ def test_ratios_and_lost_cells():
     rows = [row(1, torch=4, floor=0.5), row(2, torch=1, jax=8, floor=1)]
     assert report.ratios(rows, "torch") == [4, 0.5]
     assert report.geometric_mean(report.ratios(rows, "torch")) == pytest.approx(math.sqrt(2))
-    assert [(peer, ratio) for _, peer, ratio in report.lost(rows)] == [("torch", 0.5)]
+    assert [(who, ratio) for _, who, ratio in report.lost(rows)] == [("torch", 0.5)]
     assert report.compared(rows) == 3
     assert [report.against_the_best(r) for r in rows] == [4, 0.5]
     assert report.peers_of(rows) == ["torch", "jax"]

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 import fastact
 from fastact._bench import batchnorm, elementwise, names
+from fastact._bench.peer_torch import torch_function
 from fastact._bench.peers import Peers, with_mode
 from fastact._bench.suite import OWN, Cell, Group, Suite, main
 from fastact._bench.timing import Statement, Statements
@@ -58,8 +59,6 @@ def layer_step(job: batchnorm.Job) -> Statement:
 
 def torch_layer_step(job: batchnorm.Job) -> Statement:
     import torch
-
-    from fastact._bench.peers import torch_function
 
     act = torch_function(job)
     layer = torch.nn.BatchNorm1d(SHAPE[1])

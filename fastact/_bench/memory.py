@@ -23,7 +23,8 @@ import numpy as np
 
 import fastact
 from fastact._bench import elementwise, names
-from fastact._bench.peers import Peers, torch_function
+from fastact._bench.peer_torch import torch_function
+from fastact._bench.peers import Peers
 from fastact._bench.suite import OWN, Cell, Group, Suite, main
 from fastact._bench.timing import Shape
 

@@ -23,7 +23,8 @@ import numpy as np
 
 import fastact
 from fastact._bench import batchnorm, names
-from fastact._bench.peers import NotTheSame, Peers, require
+from fastact._bench.peer import NotTheSame, require
+from fastact._bench.peers import Peers
 from fastact._bench.suite import OWN, Cell, Group, Suite, main
 from fastact._bench.timing import Contenders, Shape, Statement, Statements
 
