@@ -9,7 +9,7 @@ import numpy as np
 
 from fastact import _demo_numpy
 from fastact._bench import expressions, names
-from fastact._bench.peer import Job, NotTheSame, Peer, candidates, first_that_fits
+from fastact._bench.peer import Job, NotTheSame, Peer, candidates, first_that_fits, require
 from fastact._bench.peer_jax import Jax
 from fastact._bench.peer_torch import Compile, Torch
 from fastact._bench.timing import Statement, Statements
@@ -33,6 +33,7 @@ class Numpy(Peer):
         space = {"x": job.x, "dy": job.dy, "out": job.out, "params": params}
         calls: Statements = {}
         if ufunc is not None:
+            require(ufunc(job.sample), job.sample_exact)
             calls["forward"] = Statement("f(x)", f=ufunc, **space)
             calls["forward out"] = Statement("f(x, out=out)", f=ufunc, **space)
         elif expression is not None:
