@@ -35,33 +35,21 @@ void fa_fill(const fa_job *j, void *tile, ptrdiff_t n, double value)
 
 /* ---- constants -------------------------------------------------------------------------------------- */
 
-void fa_set_position(const fa_job *j, fa_strip *strip, int i, ptrdiff_t c, int second_pass)
+/* The values of FA_LANES channels, which mostly follow each other. */
+static void pick(double *to, const double *from, const ptrdiff_t *channels)
 {
-    const fa_affine *a = &j->statistics->affine;
-    if (!j->backward && !second_pass) {
-        strip->shift[i] = j->shift[c];
+    if (channels[FA_LANES - 1] - channels[0] == FA_LANES - 1) {
+        memcpy(to, from + channels[0], FA_LANES * sizeof *to);
         return;
     }
-    strip->centre[i] = a->centre[c];
-    strip->scale_hi[i] = a->scale_hi[c];
-    strip->scale_lo[i] = a->scale_lo[c];
-    strip->offset_hi[i] = a->offset_hi[c];
-    strip->offset_lo[i] = a->offset_lo[c];
-    for (int p = 0; p < FA_MAX_PARAMS; p++)
-        if (j->bn->params[p])
-            strip->params[p][i] = j->bn->params[p][j->bn->params_per_channel ? c : 0];
-    if (!j->backward || !second_pass || !j->training)
-        return;
-    strip->slope[i] = j->slope.slope[c];
-    strip->constant[i] = j->slope.constant[c];
-    strip->wide[i] = j->slope.wide[c];
+    for (int i = 0; i < FA_LANES; i++)
+        to[i] = from[channels[i]];
 }
 
-/* What follows from the positions of a strip. */
-void fa_finish_strip(const fa_job *j, fa_strip *s)
+static void narrow(const fa_job *j, fa_strip *s)
 {
     s->wides = 0;
-    if (!j->backward || !j->training || j->bn->real != FA_FLOAT32)
+    if (j->bn->real != FA_FLOAT32)
         return;
     for (int i = 0; i < FA_LANES; i++) {
         s->narrow_centre[i] = (float)s->centre[i];
@@ -70,6 +58,35 @@ void fa_finish_strip(const fa_job *j, fa_strip *s)
         s->narrow_constant[i] = (float)s->constant[i];
         s->wides += s->wide[i] != 0.0;
     }
+}
+
+static void pick_params(const fa_job *j, fa_strip *s, const ptrdiff_t *channels)
+{
+    static const ptrdiff_t first[FA_LANES] = {0};
+    for (int p = 0; p < FA_MAX_PARAMS; p++)
+        if (j->bn->params[p])
+            pick(s->params[p], j->bn->params[p], j->bn->params_per_channel ? channels : first);
+}
+
+void fa_fill_strip(const fa_job *j, fa_strip *s, const ptrdiff_t *channels, int second_pass)
+{
+    const fa_affine *a = &j->statistics->affine;
+    if (!j->backward && !second_pass) {
+        pick(s->shift, j->shift, channels);
+        return;
+    }
+    pick(s->centre, a->centre, channels);
+    pick(s->scale_hi, a->scale_hi, channels);
+    pick(s->scale_lo, a->scale_lo, channels);
+    pick(s->offset_hi, a->offset_hi, channels);
+    pick(s->offset_lo, a->offset_lo, channels);
+    pick_params(j, s, channels);
+    if (!j->backward || !second_pass || !j->training)
+        return;
+    pick(s->slope, j->slope.slope, channels);
+    pick(s->constant, j->slope.constant, channels);
+    pick(s->wide, j->slope.wide, channels);
+    narrow(j, s);
 }
 
 /* ---- between the passes ---------------------------------------------------------------------------- */
@@ -94,6 +111,8 @@ void fa_finish_channels(const fa_job *j, double *parts, ptrdiff_t width, ptrdiff
         const fa_slope slope = fa_slope_at(&j->slope, c);
         double *sums[FA_SUMS] = {j->sums[0] + c, j->sums[1] + c, j->sums[2] + c};
         j->kernels->slope(parts, width, &affine, st->rstd + c, n, channels, &slope, sums);
+        if (j->learns)
+            j->kernels->param_sums(parts, width, channels, sums[2]);
     } else {
         double *mean[2] = {st->mean[0] + c, st->mean[1] + c}, *var[2] = {st->var[0] + c, st->var[1] + c};
         j->kernels->statistics(parts, width, j->shift + c, n, channels, mean, var);

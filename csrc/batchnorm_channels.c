@@ -11,10 +11,10 @@
 
 static void repeat_channel(const fa_job *j, ptrdiff_t c, fa_strip *k, int second_pass)
 {
+    ptrdiff_t channels[FA_LANES];
     for (int i = 0; i < FA_LANES; i++)
-        fa_set_position(j, k, i, c, second_pass);
-    if (second_pass)
-        fa_finish_strip(j, k);
+        channels[i] = c;
+    fa_fill_strip(j, k, channels, second_pass);
 }
 
 /* ---- where elements lie -------------------------------------------------------------------------------- */

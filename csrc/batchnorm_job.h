@@ -63,10 +63,8 @@ static inline int fa_reduces(const fa_job *j)
     return j->backward || j->training;
 }
 
-/* batchnorm.c: the constants of a position of a strip, which stands for channel c, that the first or the second
- * pass needs. */
-void fa_set_position(const fa_job *j, fa_strip *strip, int position, ptrdiff_t c, int second_pass);
-void fa_finish_strip(const fa_job *j, fa_strip *strip);
+/* batchnorm.c: the constants that the first or the second pass needs of positions that stand for these channels. */
+void fa_fill_strip(const fa_job *j, fa_strip *strip, const ptrdiff_t *channels, int second_pass);
 
 /* batchnorm.c: of the parts of `channels` channels from c on, which begin at `parts`, makes what the second
  * pass needs. */

@@ -156,12 +156,11 @@ static void write_piece(const fa_job *j, const piece *p, const char *from)
 
 static void set_strips(const fa_job *j, int second_pass)
 {
-    const ptrdiff_t channels = j->bn->channels;
-    for (ptrdiff_t t = 0; t < j->matrix.strips; t++) {
-        for (int i = 0; i < FA_LANES; i++)
-            fa_set_position(j, j->strips + t, i, (t * FA_LANES + i) % channels, second_pass);
-        if (second_pass)
-            fa_finish_strip(j, j->strips + t);
+    for (ptrdiff_t t = 0, c = 0; t < j->matrix.strips; t++) {
+        ptrdiff_t channels[FA_LANES];
+        for (int i = 0; i < FA_LANES; i++, c = c + 1 < j->bn->channels ? c + 1 : 0)
+            channels[i] = c;
+        fa_fill_strip(j, j->strips + t, channels, second_pass);
     }
 }
 

@@ -194,6 +194,7 @@ typedef struct {
     /* the sums -> what the gradient needs, and the sums as single numbers, with x - mean for x - centre */
     void (*slope)(const double *parts, ptrdiff_t width, const fa_affine *affine, const double *rstd, double n,
                   ptrdiff_t channels, const fa_slope *out, double *const sums[FA_SUMS]);
+    void (*param_sums)(const double *parts, ptrdiff_t width, ptrdiff_t channels, double *sums);
     void (*normalize)(const fa_span *span); /* out = z */
     /* out = activation(z); out = g = dy * activation'(z) */
     void (*forward)(const fa_span *span, const fa_activation_kernels *activation, const fa_half_kernels *half);
