@@ -20,6 +20,7 @@ from pathlib import Path
 
 import griffe
 from markdown.extensions.toc import slugify
+from mkdocs.structure.pages import Page
 
 import fastact as fa
 from fastact.__main__ import COMMANDS, main
@@ -28,6 +29,10 @@ logging.getLogger("griffe").setLevel(logging.ERROR)  # some docstrings give no t
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
+SOMETIMES = {
+    "How to": ["howto/torch.md", "howto/jax.md"],
+    "How good is it?": ["performance.md", "reliability.md"],
+}
 REPOSITORY_LINKS = {
     "docs/": "",
     "CONTRIBUTING.md": "project/contributing.md",
@@ -243,11 +248,33 @@ MAKERS = {
 }
 
 
-def on_page_markdown(markdown: str, **_: object) -> str:
+def on_config(config: dict) -> dict:
+    """mkdocs calls this first: pages that only some builds have join the navigation."""
+    for section in config["nav"]:
+        for title, pages in section.items() if isinstance(section, dict) else ():
+            pages += [page for page in SOMETIMES.get(title, ()) if (DOCS / page).exists()]
+    return config
+
+
+def outside(markdown: str, page: Path) -> str:
+    """Links to files of the repository that are no pages become their names."""
+
+    def named(match: re.Match) -> str:
+        target = (page.parent / match[2]).resolve()
+        if target.is_relative_to(DOCS) or not target.is_relative_to(ROOT) or not target.exists():
+            return match[0]
+        name = target.relative_to(ROOT)
+        return match[1] if match[1].strip("`") == str(name) else f"{match[1]} (`{name}`)"
+
+    return re.sub(r"(?<!!)\[([^\]]+)\]\(([^)#:]+)(?:#[^)]*)?\)", named, markdown)
+
+
+def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
     """mkdocs calls this for each page."""
 
     def made(match: re.Match) -> str:
         name, *arguments = match[1].split()
         return MAKERS[name](*arguments)
 
-    return re.sub(r"^<!-- make: (.+?) -->$", made, markdown, flags=re.MULTILINE)
+    text = re.sub(r"^<!-- make: (.+?) -->$", made, markdown, flags=re.MULTILINE)
+    return outside(text, Path(page.file.abs_src_path))
