@@ -101,3 +101,30 @@ def test_many_callers_get_the_same_bits():
         for got in pool.map(work, range(96)):
             for a, b in zip(got, want, strict=True):
                 assert_same_bits(a, b)
+
+
+OTHER_RUNTIME = """
+import threading
+import numpy as np, torch, fastact as fa
+fa.set_num_threads(2)
+torch.set_num_threads(2)
+f = next(f for f in fa.activations.values() if not f.parameters and f.max_ulp > 0.5)
+x = np.linspace(-5, 5, 200_000, dtype=np.float32)
+t = torch.from_numpy(x.copy())
+want, other = f(x), torch.exp(t)
+def work():
+    for _ in range(200):
+        assert np.array_equal(f(x), want)
+        assert torch.equal(torch.exp(t), other)
+threads = [threading.Thread(target=work) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+work()
+print("done")
+"""
+
+
+def test_torchs_openmp_runs_beside_ours():
+    pytest.importorskip("torch")
+    status, out, err = python(OTHER_RUNTIME, timeout=240)
+    assert (status, out) == (0, "done"), err
