@@ -7,29 +7,34 @@ it as it is. Trains on scikit-learn's digits in some seconds.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
 
 import fastact as fa
+
+Array = NDArray[Any]
 
 
 class Block:
     """silu(BatchNorm(3 x 3 convolution)), then the mean of each 2 x 2 square."""
 
-    def __init__(self, channels_in: int, channels: int, rng: np.random.Generator):
+    def __init__(self, channels_in: int, channels: int, rng: np.random.Generator) -> None:
         fan_in = 9 * channels_in
         weight = rng.standard_normal((fan_in, channels)) * (2 / fan_in) ** 0.5
         self.weight = weight.astype(np.float32)
         self.norm = fa.BatchNorm(channels, activation="silu", axis=-1)
 
-    def forward(self, x: np.ndarray) -> np.ndarray:
+    def forward(self, x: Array) -> Array:
         padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
         patches = sliding_window_view(padded, (3, 3), axis=(1, 2))  # (N, H, W, C, 3, 3)
         self.patches = patches.reshape(*x.shape[:3], -1)
         self.channels_in = x.shape[-1]
         return pooled(self.norm(self.patches @ self.weight))
 
-    def backward(self, dy: np.ndarray, rate: float) -> np.ndarray:
+    def backward(self, dy: Array, rate: float) -> Array:
         grads = self.norm.backward(spread(dy))
         dweight = np.tensordot(self.patches, grads.x, axes=((0, 1, 2), (0, 1, 2)))
         dx = self.input_gradient(grads.x)
@@ -38,7 +43,7 @@ class Block:
         self.norm.bias -= rate * grads.bias
         return dx
 
-    def input_gradient(self, dz: np.ndarray) -> np.ndarray:
+    def input_gradient(self, dz: Array) -> Array:
         """Each pixel gathers the gradients of the nine patches it is in."""
         n, height, width = dz.shape[:3]
         dpatches = (dz @ self.weight.T).reshape(n, height, width, self.channels_in, 3, 3)
@@ -49,13 +54,13 @@ class Block:
         return dpadded[:, 1:-1, 1:-1]
 
 
-def pooled(x: np.ndarray) -> np.ndarray:
+def pooled(x: Array) -> Array:
     """The mean of each 2 x 2 square of pixels."""
     n, height, width, channels = x.shape
     return x.reshape(n, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
 
 
-def spread(dy: np.ndarray) -> np.ndarray:
+def spread(dy: Array) -> Array:
     """The gradient of `pooled`: a quarter for each pixel of a square."""
     return (dy / 4).repeat(2, axis=1).repeat(2, axis=2)
 
@@ -63,19 +68,19 @@ def spread(dy: np.ndarray) -> np.ndarray:
 class ConvNet:
     """8 x 8 x 1 -> 4 x 4 x 16 -> 2 x 2 x 32 -> 10."""
 
-    def __init__(self, seed: int = 0):
+    def __init__(self, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
         self.blocks = [Block(1, 16, rng), Block(16, 32, rng)]
         self.last = (rng.standard_normal((128, 10)) / 128**0.5).astype(np.float32)
 
-    def forward(self, x: np.ndarray, training: bool) -> np.ndarray:
+    def forward(self, x: Array, training: bool) -> Array:
         for block in self.blocks:
             block.norm.train(training)
             x = block.forward(x)
         self.features = x.reshape(len(x), -1)
         return self.features @ self.last
 
-    def step(self, x: np.ndarray, labels: np.ndarray, rate: float) -> float:
+    def step(self, x: Array, labels: NDArray[np.int_], rate: float) -> float:
         logits = self.forward(x, training=True)
         rows = np.arange(len(labels))
         p = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -90,7 +95,7 @@ class ConvNet:
         return loss
 
 
-def digits() -> list[np.ndarray]:
+def digits() -> list[Any]:
     """Training and test images of shape (N, 8, 8, 1), and their labels."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split

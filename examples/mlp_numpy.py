@@ -7,26 +7,30 @@ learned, one a unit. Trains on scikit-learn's digits in a few seconds and prints
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import fastact as fa
+
+Array = NDArray[Any]
 
 
 class Hidden:
     """y = prelu(BatchNorm(x @ weight)), and its gradients."""
 
-    def __init__(self, fan_in: int, width: int, rng: np.random.Generator):
+    def __init__(self, fan_in: int, width: int, rng: np.random.Generator) -> None:
         weight = rng.standard_normal((fan_in, width)) / fan_in**0.5
         self.weight = weight.astype(np.float32)
         slopes = np.full(width, 0.25, np.float32)
         self.norm = fa.BatchNorm(width, activation="prelu", activation_params={"weight": slopes})
 
-    def forward(self, x: np.ndarray) -> np.ndarray:
+    def forward(self, x: Array) -> Array:
         self.x = x
         return self.norm(x @ self.weight)
 
-    def backward(self, dy: np.ndarray, rate: float) -> np.ndarray:
+    def backward(self, dy: Array, rate: float) -> Array:
         """The gradient of x; the parameters take a step of gradient descent."""
         grads = self.norm.backward(dy)
         dx = grads.x @ self.weight.T
@@ -37,7 +41,7 @@ class Hidden:
         return dx
 
 
-def softmax_gradient(logits: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:
+def softmax_gradient(logits: Array, labels: NDArray[np.int_]) -> tuple[float, Array]:
     """The mean cross-entropy and its gradient."""
     rows = np.arange(len(labels))
     p = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -48,20 +52,20 @@ def softmax_gradient(logits: np.ndarray, labels: np.ndarray) -> tuple[float, np.
 
 
 class Perceptron:
-    def __init__(self, sizes: tuple[int, ...], seed: int = 0):
+    def __init__(self, sizes: tuple[int, ...], seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
         self.hidden = [Hidden(a, b, rng) for a, b in itertools.pairwise(sizes[:-1])]
         last = rng.standard_normal(sizes[-2:]) / sizes[-2] ** 0.5
         self.last = last.astype(np.float32)
 
-    def forward(self, x: np.ndarray, training: bool) -> np.ndarray:
+    def forward(self, x: Array, training: bool) -> Array:
         for layer in self.hidden:
             layer.norm.train(training)
             x = layer.forward(x)
         self.features = x
         return x @ self.last
 
-    def step(self, x: np.ndarray, labels: np.ndarray, rate: float) -> float:
+    def step(self, x: Array, labels: NDArray[np.int_], rate: float) -> float:
         loss, dlogits = softmax_gradient(self.forward(x, training=True), labels)
         dy = dlogits @ self.last.T
         self.last -= rate * (self.features.T @ dlogits)
@@ -70,7 +74,7 @@ class Perceptron:
         return loss
 
 
-def digits() -> list[np.ndarray]:
+def digits() -> list[Any]:
     """Training and test images as rows of 64 float32 in [0, 1], and their labels."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split

@@ -7,13 +7,17 @@ and cross-validation; any name of `fastact.activations` without required paramet
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, check_random_state, validate_data
 
 import fastact as fa
+
+Array = NDArray[Any]
 
 
 class FusedMLPClassifier(ClassifierMixin, BaseEstimator):
@@ -42,14 +46,14 @@ class FusedMLPClassifier(ClassifierMixin, BaseEstimator):
 
     def __init__(
         self,
-        hidden=(64,),
-        activation="silu",
-        epochs=40,
-        batch_size=64,
-        learning_rate=0.1,
-        momentum=0.9,
-        random_state=None,
-    ):
+        hidden: tuple[int, ...] = (64,),
+        activation: str = "silu",
+        epochs: int = 40,
+        batch_size: int = 64,
+        learning_rate: float = 0.1,
+        momentum: float = 0.9,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
         self.hidden = hidden
         self.activation = activation
         self.epochs = epochs
@@ -60,7 +64,7 @@ class FusedMLPClassifier(ClassifierMixin, BaseEstimator):
 
     # ---- the network -------------------------------------------------------------------------
 
-    def _build(self, rng) -> None:
+    def _build(self, rng: np.random.Generator) -> None:
         """Norms: one for the data as they come, then one with the activation a hidden layer."""
         sizes = [self.n_features_in_, *self.hidden, len(self.classes_)]
         self.weights_ = [rng.standard_normal((a, b)) / a**0.5 for a, b in itertools.pairwise(sizes)]
@@ -70,11 +74,11 @@ class FusedMLPClassifier(ClassifierMixin, BaseEstimator):
         ]
         self.bias_ = np.zeros(sizes[-1])
 
-    def _parameters(self) -> list[np.ndarray]:
+    def _parameters(self) -> list[Array]:
         norms = [p for norm in self.norms_[1:] for p in (norm.weight, norm.bias)]
         return [*self.weights_, *norms, self.bias_]
 
-    def _forward(self, x: np.ndarray, training: bool) -> np.ndarray:
+    def _forward(self, x: Array, training: bool) -> Array:
         self.norms_[0].train(training)
         inputs = [self.norms_[0](x)]
         for weight, norm in zip(self.weights_, self.norms_[1:], strict=False):
@@ -84,9 +88,11 @@ class FusedMLPClassifier(ClassifierMixin, BaseEstimator):
             self._inputs = inputs
         return inputs[-1] @ self.weights_[-1] + self.bias_
 
-    def _gradients(self, dlogits: np.ndarray) -> list[np.ndarray]:
+    def _gradients(self, dlogits: Array) -> list[Array]:
         """In the order of `_parameters`."""
-        dweights, dnorms, dy = [], [], dlogits
+        dweights: list[Array] = []
+        dnorms: list[Array] = []
+        dy = dlogits
         for i in reversed(range(len(self.weights_))):
             dweights.insert(0, self._inputs[i].T @ dy)
             if i:
@@ -95,7 +101,7 @@ class FusedMLPClassifier(ClassifierMixin, BaseEstimator):
                 dy = grads.x
         return [*dweights, *dnorms, dlogits.sum(axis=0)]
 
-    def _train(self, x: np.ndarray, targets: np.ndarray, rng) -> None:
+    def _train(self, x: Array, targets: NDArray[np.int_], rng: np.random.Generator) -> None:
         batches = max(1, len(x) // self.batch_size)
         velocity = [np.zeros_like(p) for p in self._parameters()]
         for epoch in range(self.epochs):
@@ -112,7 +118,7 @@ class FusedMLPClassifier(ClassifierMixin, BaseEstimator):
 
     # ---- scikit-learn's interface ------------------------------------------------------------
 
-    def fit(self, X, y):
+    def fit(self, X: ArrayLike, y: ArrayLike) -> FusedMLPClassifier:
         X, y = validate_data(self, X, y, dtype=np.float64, ensure_min_samples=2)
         check_classification_targets(y)
         self.classes_, targets = np.unique(y, return_inverse=True)
@@ -123,17 +129,17 @@ class FusedMLPClassifier(ClassifierMixin, BaseEstimator):
         self._train(X, targets, rng)
         return self
 
-    def predict_proba(self, X):
+    def predict_proba(self, X: ArrayLike) -> Array:
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
         return softmax(self._forward(X, training=False))
 
-    def predict(self, X):
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
         best = self.predict_proba(X).argmax(axis=1)
         return self.classes_[best]
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
+def softmax(logits: Array) -> Array:
     p = np.exp(logits - logits.max(axis=1, keepdims=True))
     return p / p.sum(axis=1, keepdims=True)
 
