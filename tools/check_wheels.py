@@ -221,12 +221,10 @@ def found_pythons() -> dict[str, str]:
     """The supported CPythons of this machine that start: {version: program}."""
     found = {}
     for version in PYTHONS:
-        program = shutil.which(f"python{version}")
-        if (
-            program
-            and not subprocess.run([program, "-V"], capture_output=True, check=False).returncode
-        ):
-            found[version] = program
+        own = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python{version}"))
+        for program in filter(None, [shutil.which(f"python{version}"), *own]):
+            if subprocess.run([program, "-V"], capture_output=True, check=False).returncode == 0:
+                found[version] = str(program)
     return found
 
 
