@@ -370,7 +370,9 @@ def run(arguments: argparse.Namespace) -> int:
         if not report_agreement(agreements, silent=arguments.json):
             return 1
         results = train_all(names, digits, arguments.epochs, seed)
-    _demo_report.draw_curves(results, seed, GOAL, path)
+    with progress(1, "picture", "demo") as tick:
+        _demo_report.draw_curves(results, seed, GOAL, path)
+        tick()
     if arguments.json:
         print(json.dumps(as_json(results, arguments.epochs, seed, worst(agreements))))
     else:

@@ -72,9 +72,11 @@ def _panels(figure, columns, names, curves, colour, form):
     epochs = range(1, len(curves[0]) + 1)
     marker = "o" if len(epochs) == 1 else None  # a line of one point cannot be seen
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    # all the others as one line with gaps: a line each takes longer to draw
+    others = [value for curve in curves for value in (*curve, math.nan)]
+    others_x = [*epochs, math.nan] * len(curves)
     for ax, name, own in zip(axes, names, curves, strict=False):
-        for curve in curves:
-            ax.plot(epochs, curve, marker=marker, color="0.8", lw=0.7)
+        ax.plot(others_x, others, marker=marker, color="0.8", lw=0.7)
         ax.plot(epochs, own, marker=marker, color=colour, lw=1.8)
         ax.set_title(f"{name}: {form.format(own[-1])}", fontsize=9.5)
     for ax in axes[len(names) :]:
