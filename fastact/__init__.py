@@ -30,20 +30,28 @@ def get_include():
 
 # Only the extension itself may be missing (a checkout that is not built): then `fastact.reference`
 # still imports, and everything else says what to do. An error inside it is not hidden.
-if _util.find_spec("fastact._runtime") is None:
+_built = _util.find_spec("fastact._runtime") is not None
 
-    def __getattr__(name):
-        if name == "reference":
-            return _importlib.import_module("fastact.reference")
-        raise ImportError(
-            f"fastact.{name} needs the compiled part, which is not built: run 'pip install .'; "
-            "without it only fastact.reference is there"
-        )
 
-else:
+def __getattr__(name):
+    if name == "reference":  # half of the time to import fastact, and few need it
+        return _importlib.import_module("fastact.reference")
+    if _built:
+        raise AttributeError(f"module 'fastact' has no attribute {name!r}")
+    raise ImportError(
+        f"fastact.{name} needs the compiled part, which is not built: run 'pip install .'; "
+        "without it only fastact.reference is there"
+    )
+
+
+def __dir__():
+    return sorted({*globals(), "reference"})
+
+
+if _built:
     from types import MappingProxyType as _MappingProxyType
 
-    from fastact import memory, reference
+    from fastact import memory
     from fastact._activation import Activation
     from fastact._activation import activations as _activations
     from fastact._activation import gated as _gated

@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 SOMETIMES = {
     "How to": ["howto/torch.md", "howto/jax.md"],
-    "How good is it?": ["performance.md", "reliability.md"],
+    "How good is it?": ["reliability.md"],
 }
 REPOSITORY_LINKS = {
     "docs/": "",
