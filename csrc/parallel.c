@@ -341,9 +341,16 @@ void fa_parallel_for(ptrdiff_t ntasks, int threads, fa_task_fn task, void *conte
 
 static double now(void) /* nanoseconds */
 {
+#if defined(_WIN32)
+    LARGE_INTEGER ticks, each_second;
+    QueryPerformanceCounter(&ticks);
+    QueryPerformanceFrequency(&each_second);
+    return (double)ticks.QuadPart * 1e9 / (double)each_second.QuadPart;
+#else
     struct timespec t;
     timespec_get(&t, TIME_UTC);
     return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
+#endif
 }
 
 enum { UNKNOWN_REGION = 5000, CHEAP_WORK_PS = 250, REGIONS = 15, SAMPLES = 8, LEAST_ELEMENTS = 1024 };
