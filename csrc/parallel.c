@@ -241,34 +241,55 @@ static int reserve(int wanted)
     return granted;
 }
 
+/* Tasks that a thread begins with; when it has none left, it takes from others. */
 typedef struct {
-    ptrdiff_t ntasks;
-    int team;
+    _Alignas(64) _Atomic ptrdiff_t next; /* the first that nobody has taken */
+    ptrdiff_t end;
+} share;
+
+enum { SHARES = 64 }; /* more threads than that begin with what others have left */
+
+typedef struct {
+    int team, nshares;
     fa_task_fn task;
     void *context;
-    atomic_int started;   /* shares that were begun, where the system's pool hands them out */
-    _Atomic ptrdiff_t next; /* the first task that nobody has taken */
+    atomic_int started; /* workers, where the system's pool does not number them */
+    share shares[SHARES];
 } region;
 
-/* Half of an even share of what is left, and at last single tasks. */
-static ptrdiff_t take(region *r, ptrdiff_t *begin)
+/* The same tasks begin with the same thread in every call, so that a thread finds in its caches what it left
+ * there. */
+static void share_out(region *r, ptrdiff_t ntasks)
+{
+    r->nshares = r->team < SHARES ? r->team : SHARES;
+    const ptrdiff_t each = ntasks / r->nshares, rest = ntasks % r->nshares;
+    for (ptrdiff_t k = 0, begin = 0; k < r->nshares; k++) {
+        atomic_init(&r->shares[k].next, begin);
+        begin += each + (k < rest);
+        r->shares[k].end = begin;
+    }
+}
+
+/* Half of what is left of a share; 0: nothing is. */
+static ptrdiff_t take(share *s, ptrdiff_t *begin)
 {
     ptrdiff_t size;
-    *begin = atomic_load(&r->next);
+    *begin = atomic_load(&s->next);
     do {
-        if (*begin >= r->ntasks)
+        if (*begin >= s->end)
             return 0;
-        size = (r->ntasks - *begin) / (2 * r->team);
-        size = size < 1 ? 1 : size;
-    } while (!atomic_compare_exchange_weak(&r->next, begin, *begin + size));
+        size = (s->end - *begin + 1) / 2;
+    } while (!atomic_compare_exchange_weak(&s->next, begin, *begin + size));
     return size;
 }
 
 static void run_worker(region *r, int me)
 {
-    ptrdiff_t begin, size;
-    while ((size = take(r, &begin)) > 0)
-        run_share(begin, begin + size, me, r->task, r->context);
+    for (int k = 0; k < r->nshares; k++) {
+        share *s = r->shares + (me + k) % r->nshares;
+        for (ptrdiff_t begin, size; (size = take(s, &begin)) > 0;)
+            run_share(begin, begin + size, me, r->task, r->context);
+    }
 }
 #endif
 
@@ -324,8 +345,9 @@ void fa_parallel_for(ptrdiff_t ntasks, int threads, fa_task_fn task, void *conte
     if (ntasks < threads)
         threads = (int)ntasks;
     if (threads > 1 && !atomic_load(&forked)) {
-        region r = {.ntasks = ntasks, .team = reserve(threads), .task = task, .context = context};
+        region r = {.team = reserve(threads), .task = task, .context = context};
         if (r.team > 1) {
+            share_out(&r, ntasks);
             run_parallel(&r);
             atomic_fetch_sub(&busy, r.team);
             return;
@@ -353,7 +375,15 @@ static double now(void) /* nanoseconds */
 #endif
 }
 
-enum { UNKNOWN_REGION = 5000, CHEAP_WORK_PS = 250, REGIONS = 15, SAMPLES = 8, LEAST_ELEMENTS = 1024 };
+enum {
+    UNKNOWN_REGION = 2000,
+    CHEAP_WORK_PS = 250, /* an element's work where nothing is known of it */
+    REGIONS = 20,
+    SAMPLES = 8,
+    LEAST_ELEMENTS = 1024, /* to measure, or to share */
+    MOST_ELEMENTS = 1 << 16, /* to measure on one thread what might want several */
+    WORTH = 4 /* a thread works at least so many times as long as a region takes */
+};
 
 #if !defined(FA_SERIAL)
 static void nothing(void *context, ptrdiff_t begin, ptrdiff_t end, int worker)
@@ -361,23 +391,17 @@ static void nothing(void *context, ptrdiff_t begin, ptrdiff_t end, int worker)
     (void)context, (void)begin, (void)end, (void)worker;
 }
 
-static int by_size(const void *a, const void *b)
-{
-    const double difference = *(const double *)a - *(const double *)b;
-    return difference < 0 ? -1 : difference > 0;
-}
-
-/* The median of some regions of two threads with nothing to do, one after the other. */
+/* The quickest of some regions of two threads with nothing to do, one after the other: what disturbs only adds. */
 static double measure_region(void)
 {
-    double times[REGIONS];
+    double least = UNKNOWN_REGION;
     for (int k = 0; k < REGIONS; k++) {
         const double begin = now();
         fa_parallel_for(2, 2, nothing, NULL);
-        times[k] = now() - begin;
+        const double each = now() - begin;
+        least = each > 0 && each < least ? each : least;
     }
-    qsort(times, REGIONS, sizeof *times, by_size);
-    return times[REGIONS / 2];
+    return least;
 }
 
 static double region_nanoseconds(void)
@@ -399,9 +423,11 @@ int fa_threads_for(ptrdiff_t elements, const fa_cost *cost)
     const int limit = fa_get_num_threads();
     if (limit < 2 || elements < 2 * LEAST_ELEMENTS)
         return 1;
+    if (cost && elements <= MOST_ELEMENTS && atomic_load(&cost->samples) < SAMPLES)
+        return 1;
     const double known = cost ? (double)atomic_load(&cost->nanoseconds) : 0.0;
     const double work = (double)elements * (known > 0 ? known : CHEAP_WORK_PS / 1000.0);
-    const double useful = work / (2 * region_nanoseconds());
+    const double useful = work / (WORTH * region_nanoseconds());
     return useful < 2 ? 1 : useful < limit ? (int)useful : limit;
 }
 

@@ -8,9 +8,10 @@
 /* Runs tasks begin .. end - 1; `worker` is below the number of threads and no two at work share one. */
 typedef void (*fa_task_fn)(void *context, ptrdiff_t begin, ptrdiff_t end, int worker);
 
-/* Runs tasks 0 .. ntasks - 1 on at most `threads` threads, which take contiguous shares of what is left, large
- * ones first: a thread that is held up keeps nobody waiting for long.  Returns when all are done.  Every thread works in the default floating-point environment (round to nearest, subnormals
- * kept) and leaves its own, flags included, as it was. */
+/* Runs tasks 0 .. ntasks - 1 on at most `threads` threads; returns when all are done.  Each begins with a
+ * contiguous share of its own, and takes from the others' when that is done: a thread that is held up keeps
+ * nobody waiting for long.  Every thread works in the default floating-point environment (round to nearest,
+ * subnormals kept) and leaves its own, flags included, as it was. */
 void fa_parallel_for(ptrdiff_t ntasks, int threads, fa_task_fn task, void *context);
 
 /* What a kind of work costs an element on one thread, as the first calls on one thread measured it. */
@@ -19,7 +20,7 @@ typedef struct {
     _Atomic float nanoseconds; /* 0: not known yet */
 } fa_cost;
 
-/* The number of threads for `elements` of work of that cost (NULL: a cheap one): as many as have at least twice as
+/* The number of threads for `elements` of work of that cost (NULL: a cheap one): as many as have several times as
  * long to work as it takes to start and to meet, which is measured too. */
 int fa_threads_for(ptrdiff_t elements, const fa_cost *cost);
 /* fa_parallel_for, measured while the cost of its `elements` is not known well. */
