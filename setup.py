@@ -59,6 +59,7 @@ C_SOURCES = [
     "dispatch",
     "elementwise",
     "memory",
+    "merge",
     "parallel",
     "pool",
     "strided",

@@ -6,6 +6,7 @@
 #include "batchnorm.h"
 #include "elementwise.h"
 #include "fastact.h"
+#include "merge.h"
 #include "view.h"
 
 typedef struct {
@@ -15,9 +16,12 @@ typedef struct {
     fa_view (*make_view)(char *, fa_dtype, int, const ptrdiff_t *, const ptrdiff_t *, int);
     int (*batchnorm_forward)(const fa_batchnorm *, int, const fa_view *, const fa_view *,
                              const fa_statistics *);
-    int (*batchnorm_backward)(const fa_batchnorm *, int, const fa_view *, const fa_view *, const fa_view *,
-                              const fa_statistics *, double *const *);
+    int (*batchnorm_statistics)(const fa_batchnorm *, const fa_view *, const fa_statistics *);
+    int (*batchnorm_backward)(const fa_batchnorm *, fa_passes, int, const fa_view *, const fa_view *,
+                              const fa_view *, const fa_statistics *, double *const *);
     int (*param_gradient)(const fa_batchnorm *, const fa_view *, const fa_view *, double *);
+    double (*merge_statistics)(ptrdiff_t, ptrdiff_t, const double *, const double *, double *);
+    void (*scale_pairs)(ptrdiff_t, double, int, double *);
 } fa_api;
 
 extern const fa_api fa_api_table;

@@ -101,32 +101,40 @@ static void make_affine(const fa_job *j, ptrdiff_t c, ptrdiff_t channels)
                        channels, &affine, st->rstd + c);
 }
 
+static void make_slope(const fa_job *j, ptrdiff_t c, ptrdiff_t channels)
+{
+    const fa_affine affine = fa_affine_at(&j->statistics->affine, c);
+    const fa_slope slope = fa_slope_at(&j->slope, c);
+    j->kernels->slope(j->sums[0] + c, j->sums[1] + c, &affine, j->statistics->rstd + c, j->bn->total, channels,
+                      &slope);
+}
+
 void fa_finish_channels(const fa_job *j, double *parts, ptrdiff_t width, ptrdiff_t c, ptrdiff_t channels)
 {
     const fa_statistics *st = j->statistics;
-    const double n = (double)j->bn->count;
     j->kernels->merge(parts, width, j->blocks, channels, j->nsums);
     if (j->backward) {
         const fa_affine affine = fa_affine_at(&st->affine, c);
-        const fa_slope slope = fa_slope_at(&j->slope, c);
         double *sums[FA_SUMS] = {j->sums[0] + c, j->sums[1] + c, j->sums[2] + c};
-        j->kernels->slope(parts, width, &affine, st->rstd + c, n, channels, &slope, sums);
+        j->kernels->totals(parts, width, &affine, channels, sums);
         if (j->learns)
             j->kernels->param_sums(parts, width, channels, sums[2]);
+        make_slope(j, c, channels);
     } else {
         double *mean[2] = {st->mean[0] + c, st->mean[1] + c}, *var[2] = {st->var[0] + c, st->var[1] + c};
-        j->kernels->statistics(parts, width, j->shift + c, n, channels, mean, var);
+        j->kernels->statistics(parts, width, j->shift + c, j->bn->total, channels, mean, var);
         make_affine(j, c, channels);
     }
 }
 
 /* ---- the driver ------------------------------------------------------------------------------------- */
 
-static void make_all_affine(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
+/* What the second pass needs of statistics, or sums, that were given. */
+static void prepare(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
 {
     const fa_job *j = job;
     (void)begin, (void)end, (void)worker;
-    make_affine(j, 0, j->bn->channels);
+    (j->backward ? make_slope : make_affine)(j, 0, j->bn->channels);
 }
 
 static int run(fa_job *j)
@@ -139,7 +147,7 @@ static int run(fa_job *j)
         j->shift = memory;
         j->slope = (fa_slope){memory + channels, memory + 2 * channels, memory + 3 * channels};
         if (!fa_reduces(j))
-            fa_parallel_for(1, 1, make_all_affine, j);
+            fa_parallel_for(1, 1, prepare, j);
         status = j->by_rows ? fa_run_rows(j) : fa_run_channels(j);
     }
     free(memory);
@@ -147,11 +155,11 @@ static int run(fa_job *j)
     return status;
 }
 
-/* Forward, backward, and either without the reduction of x. */
+/* Forward, backward, and either without the reduction of x, or one pass of them. */
 static fa_cost *cost_of(const fa_job *j)
 {
-    static fa_cost costs[4][FA_ACTIVATION_COUNT + 1][4];
-    return &costs[j->bn->real - FA_FLOAT32][j->bn->activation + 1][2 * j->backward + !j->training];
+    static fa_cost costs[4][FA_ACTIVATION_COUNT + 1][4][3];
+    return &costs[j->bn->real - FA_FLOAT32][j->bn->activation + 1][2 * j->backward + !j->training][j->passes];
 }
 
 static int start(fa_job *j, const fa_batchnorm *bn)
@@ -159,10 +167,13 @@ static int start(fa_job *j, const fa_batchnorm *bn)
     const fa_isa_table *isa = fa_active();
     const fa_real_kernels *kernels = fa_kernels_for(bn->real);
     const ptrdiff_t size = bn->channels * bn->count;
-    if (size == 0)
-        return 0;
     j->bn = bn;
     j->kernels = &kernels->batchnorm;
+    if (size == 0) {
+        if (!fa_reduces(j) && !j->backward) /* an array without elements among others */
+            fa_parallel_for(1, 1, prepare, j);
+        return 0;
+    }
     j->activation = bn->activation < 0 ? NULL : &kernels->activation[bn->activation];
     j->half = fa_is_half(bn->real) ? fa_half_kernels_of(bn->real) : NULL;
     j->itemsize = fa_itemsize[bn->real];
@@ -176,7 +187,8 @@ static int start(fa_job *j, const fa_batchnorm *bn)
     j->by_rows = fa_view_channels_last(j->x) && (!j->out || fa_view_channels_last(j->out)) &&
                  (!j->dy || fa_view_channels_last(j->dy));
     /* to keep g in memory costs more than to compute it again, but where everything stays in the caches */
-    j->keep_g = j->backward && j->activation && !j->bare && 3 * size * j->itemsize <= j->threads * fa_l2_bytes();
+    j->keep_g = j->activation && j->backward && j->passes == FA_BOTH_PASSES &&
+                3 * size * j->itemsize <= j->threads * fa_l2_bytes();
     const double begin = fa_begin_measurement(j->threads, size, cost);
     const int status = run(j);
     fa_record(cost, size, begin);
@@ -190,11 +202,18 @@ int fa_batchnorm_forward(const fa_batchnorm *bn, int training, const fa_view *x,
     return start(&j, bn);
 }
 
-int fa_batchnorm_backward(const fa_batchnorm *bn, int training, const fa_view *dy, const fa_view *x,
-                          const fa_view *dx, const fa_statistics *statistics, double *const sums[FA_SUMS])
+int fa_batchnorm_statistics(const fa_batchnorm *bn, const fa_view *x, const fa_statistics *statistics)
 {
-    fa_job j = {.training = training, .backward = 1, .dy = dy, .x = x, .out = dx, .statistics = statistics,
-                .sums = (double **)sums};
+    fa_job j = {.passes = FA_FIRST_PASS, .training = 1, .x = x, .statistics = statistics};
+    return start(&j, bn);
+}
+
+int fa_batchnorm_backward(const fa_batchnorm *bn, fa_passes passes, int training, const fa_view *dy,
+                          const fa_view *x, const fa_view *dx, const fa_statistics *statistics,
+                          double *const sums[FA_SUMS])
+{
+    fa_job j = {.passes = passes, .training = training, .backward = 1, .dy = dy, .x = x, .out = dx,
+                .statistics = statistics, .sums = (double **)sums};
     return start(&j, bn);
 }
 
@@ -212,7 +231,8 @@ int fa_param_gradient(const fa_batchnorm *bn, const fa_view *dy, const fa_view *
         minus_zero[c] = -0.0;
     }
     const fa_statistics unchanged = {.rstd = one, .affine = {zero, one, zero, minus_zero, zero, zero}};
-    fa_job j = {.backward = 1, .bare = 1, .dy = dy, .x = x, .statistics = &unchanged, .sums = unused};
+    fa_job j = {.passes = FA_FIRST_PASS, .backward = 1, .bare = 1, .dy = dy, .x = x, .statistics = &unchanged,
+                .sums = unused};
     int status = start(&j, bn);
     free(memory);
     return status;

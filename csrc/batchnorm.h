@@ -13,7 +13,11 @@ typedef struct {
     int params_per_channel; /* params[j] holds a value a channel; else one value */
     const double *weight, *bias; /* a value a channel, or NULL */
     double eps;
+    double total; /* values of a channel that the statistics stand for: count, or of more than this array */
 } fa_batchnorm;
+
+/* The passes of a call.  With one alone, what lies between them is the caller's: parts of several arrays. */
+typedef enum { FA_BOTH_PASSES, FA_FIRST_PASS, FA_SECOND_PASS } fa_passes;
 
 /* What a forward leaves to its backward; arrays of a value a channel, pairs apart. */
 typedef struct {
@@ -28,10 +32,15 @@ typedef struct {
 int fa_batchnorm_forward(const fa_batchnorm *bn, int training, const fa_view *x, const fa_view *y,
                          const fa_statistics *statistics);
 
+/* The statistics of x alone. */
+int fa_batchnorm_statistics(const fa_batchnorm *bn, const fa_view *x, const fa_statistics *statistics);
+
 /* dx, and the sums of g, of g (x - mean) and of the learned parameter's gradient, a value a channel each.
- * `training` says whether the statistics were those of x or constants. */
-int fa_batchnorm_backward(const fa_batchnorm *bn, int training, const fa_view *dy, const fa_view *x,
-                          const fa_view *dx, const fa_statistics *statistics, double *const sums[FA_SUMS]);
+ * `training` says whether the statistics were those of x or constants.  The first pass alone writes sums, the
+ * second alone reads them, and one of their own would do as well: of several arrays. */
+int fa_batchnorm_backward(const fa_batchnorm *bn, fa_passes passes, int training, const fa_view *dy,
+                          const fa_view *x, const fa_view *dx, const fa_statistics *statistics,
+                          double *const sums[FA_SUMS]);
 
 /* The gradient of a learned parameter alone, without normalisation, added in the order of
  * fa_batchnorm_backward. */

@@ -305,7 +305,7 @@ static void two_phases(fa_job *j)
         fa_parallel_for(c * j->blocks, j->threads, reduce_blocks, j);
         fa_parallel_for(c, few, finish, j);
     }
-    if (!j->bare)
+    if (fa_applies(j))
         fa_parallel_for(c * j->tiles, j->threads, second_pass_parts, j);
 }
 
@@ -333,7 +333,7 @@ static int by_whole_channels(const fa_job *j)
 {
     const ptrdiff_t c = j->bn->channels, each = (c + j->threads - 1) / j->threads;
     const ptrdiff_t bytes = j->bn->count * j->tile_size * (1 + j->backward);
-    return fa_reduces(j) && !j->bare && 10 * each * j->threads <= 11 * c && bytes * j->threads <= fa_llc_bytes() / 2;
+    return fa_reduces(j) && fa_applies(j) && 10 * each * j->threads <= 11 * c && bytes * j->threads <= fa_llc_bytes() / 2;
 }
 
 static void plan_kept(fa_job *j)

@@ -28,7 +28,8 @@ typedef struct {
     const fa_half_kernels *half; /* NULL unless x is half precision: then tiles are float64 */
     void (*stream)(void *, const void *, size_t); /* NULL where results had better stay in the cache */
     int training, backward, threads;
-    int bare;   /* no normalisation: z is x, and there is no second pass */
+    fa_passes passes;
+    int bare;   /* no normalisation: z is x */
     int learns; /* whether the activation's parameter gets a gradient */
     int nsums;  /* of the reduction */
     ptrdiff_t itemsize, tile_size, blocks; /* bytes of an element in memory, and in a tile */
@@ -60,7 +61,12 @@ typedef struct {
 
 static inline int fa_reduces(const fa_job *j)
 {
-    return j->backward || j->training;
+    return j->passes != FA_SECOND_PASS && (j->backward || j->training);
+}
+
+static inline int fa_applies(const fa_job *j)
+{
+    return j->passes != FA_FIRST_PASS;
 }
 
 /* batchnorm.c: the constants that the first or the second pass needs of positions that stand for these channels. */

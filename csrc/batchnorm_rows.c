@@ -443,7 +443,7 @@ static void passes(fa_job *j)
         fa_parallel_for(j->blocks * groups(&j->matrix), j->threads, reduce_tasks, j);
         fa_parallel_for(finishers, fa_threads_for(j->bn->channels * j->blocks * FA_LANES, NULL), finish, j);
     }
-    if (j->bare)
+    if (!fa_applies(j))
         return;
     fa_parallel_for(1, 1, before_second_pass, j);
     fa_parallel_for(tiles(j), j->threads, second_pass_tiles, j);

@@ -191,9 +191,11 @@ typedef struct {
     /* statistics -> what normalising needs; weight and bias NULL for 1 and 0 */
     void (*affine)(double *const mean[2], double *const var[2], const double *weight, const double *bias,
                    double eps, ptrdiff_t channels, const fa_affine *out, double *rstd);
-    /* the sums -> what the gradient needs, and the sums as single numbers, with x - mean for x - centre */
-    void (*slope)(const double *parts, ptrdiff_t width, const fa_affine *affine, const double *rstd, double n,
-                  ptrdiff_t channels, const fa_slope *out, double *const sums[FA_SUMS]);
+    /* the sums as single numbers, with x - mean for x - centre, and what the gradient needs of them */
+    void (*totals)(const double *parts, ptrdiff_t width, const fa_affine *affine, ptrdiff_t channels,
+                   double *const sums[FA_SUMS]);
+    void (*slope)(const double *g_sum, const double *gx_sum, const fa_affine *affine, const double *rstd, double n,
+                  ptrdiff_t channels, const fa_slope *out);
     void (*param_sums)(const double *parts, ptrdiff_t width, ptrdiff_t channels, double *sums);
     void (*normalize)(const fa_span *span); /* out = z */
     /* out = activation(z); out = g = dy * activation'(z) */

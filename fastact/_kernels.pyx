@@ -49,6 +49,7 @@ cdef fa_statistics statistics_of(cnp.ndarray table):
 
 STATISTICS = 11
 MEAN, VAR, RSTD = 0, 2, 4
+BOTH_PASSES, FIRST_PASS, SECOND_PASS = FA_BOTH_PASSES, FA_FIRST_PASS, FA_SECOND_PASS
 
 
 cdef fa_batchnorm problem(cnp.ndarray x, int axis, int activation, tuple params, bint per_channel):
@@ -64,6 +65,7 @@ cdef fa_batchnorm problem(cnp.ndarray x, int axis, int activation, tuple params,
     bn.weight = NULL
     bn.bias = NULL
     bn.eps = 0
+    bn.total = bn.count
     return bn
 
 
@@ -84,20 +86,50 @@ def batch_norm_forward(cnp.ndarray x, cnp.ndarray y, int axis, bint training, we
         raise MemoryError("fastact.batch_norm: no memory for the partial sums")
 
 
-def batch_norm_backward(cnp.ndarray dy, cnp.ndarray x, cnp.ndarray dx, int axis, bint training,
+def batch_norm_statistics(cnp.ndarray x, int axis, cnp.ndarray table):
+    """Fills the means and variances of the table of statistics."""
+    cdef fa_batchnorm bn = problem(x, axis, -1, (), False)
+    cdef fa_view x_view = view_of(x, axis)
+    cdef fa_statistics statistics = statistics_of(table)
+    cdef int status
+    with nogil:
+        status = api.batchnorm_statistics(&bn, &x_view, &statistics)
+    if status:
+        raise MemoryError("fastact.batch_norm_stats: no memory for the partial sums")
+
+
+def batch_norm_backward(int passes, cnp.ndarray dy, cnp.ndarray x, dx, int axis, bint training, double total,
                         int activation, tuple params, bint per_channel, cnp.ndarray table, cnp.ndarray sums):
-    """dx, and sums (3, C): of g, g * (x - mean) and the learned parameter's."""
+    """dx (None in the first pass alone), and sums (3, C): of g, g * (x - mean) and the learned
+    parameter's. The second pass alone reads them."""
     cdef fa_batchnorm bn = problem(x, axis, activation, params, per_channel)
-    cdef fa_view x_view = view_of(x, axis), dy_view = view_of(dy, axis), dx_view = view_of(dx, axis)
+    cdef fa_view x_view = view_of(x, axis), dy_view = view_of(dy, axis), dx_view
+    cdef fa_view *dx_pointer = NULL
     cdef fa_statistics statistics = statistics_of(table)
     cdef double *rows = data_of(sums)
     cdef double *each[3]
     cdef int status
+    if dx is not None:
+        dx_view = view_of(dx, axis)
+        dx_pointer = &dx_view
+    bn.total = total
     each[0], each[1], each[2] = rows, rows + bn.channels, rows + 2 * bn.channels
     with nogil:
-        status = api.batchnorm_backward(&bn, training, &dy_view, &x_view, &dx_view, &statistics, each)
+        status = api.batchnorm_backward(&bn, <fa_passes>passes, training, &dy_view, &x_view, dx_pointer, &statistics,
+                                        each)
     if status:
         raise MemoryError("fastact.batch_norm_backward: no memory for the partial sums")
+
+
+def merge_statistics(cnp.ndarray counts, cnp.ndarray rows, cnp.ndarray total):
+    """Merges (parts, 4, C) statistics (mean and m2, high and low parts) into (4, C); their count."""
+    return api.merge_statistics(cnp.PyArray_DIM(rows, 0), cnp.PyArray_DIM(rows, 2), data_of(counts), data_of(rows),
+                                data_of(total))
+
+
+def scale_pairs(cnp.ndarray pairs, double factor, bint divide):
+    """Multiplies or divides (2, C) numbers, high and low parts, in place."""
+    api.scale_pairs(cnp.PyArray_DIM(pairs, 1), factor, divide, data_of(pairs))
 
 
 def param_gradient(cnp.ndarray dy, cnp.ndarray x, int axis, int activation, cnp.ndarray values,

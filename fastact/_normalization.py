@@ -561,7 +561,7 @@ def batch_norm_backward(dy, ctx, *, out=None):
     fused = ctx._fused
     sums = np.zeros((3, len(ctx.mean)))
     _kernels.batch_norm_backward(
-        dy, x, dx, ctx._axis, ctx.training, fused.row, fused.values, fused.per_channel,
+        _kernels.BOTH_PASSES, dy, x, dx, ctx._axis, ctx.training, ctx.count, fused.row, fused.values, fused.per_channel,
         ctx._table, sums,
     )  # fmt: skip
     g_sum, gx_sum, param_sum = sums

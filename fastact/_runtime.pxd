@@ -86,6 +86,12 @@ cdef extern from "api.h" nogil:
         const double *weight
         const double *bias
         double eps
+        double total
+
+    ctypedef enum fa_passes:
+        FA_BOTH_PASSES
+        FA_FIRST_PASS
+        FA_SECOND_PASS
 
     ctypedef struct fa_api:
         const fa_activation_info *activations
@@ -95,9 +101,12 @@ cdef extern from "api.h" nogil:
         fa_view (*make_view)(char *, fa_dtype, int, const ptrdiff_t *, const ptrdiff_t *, int) noexcept nogil
         int (*batchnorm_forward)(const fa_batchnorm *, int, const fa_view *, const fa_view *,
                                  const fa_statistics *) noexcept nogil
-        int (*batchnorm_backward)(const fa_batchnorm *, int, const fa_view *, const fa_view *, const fa_view *,
-                                  const fa_statistics *, double **) noexcept nogil
+        int (*batchnorm_statistics)(const fa_batchnorm *, const fa_view *, const fa_statistics *) noexcept nogil
+        int (*batchnorm_backward)(const fa_batchnorm *, fa_passes, int, const fa_view *, const fa_view *,
+                                  const fa_view *, const fa_statistics *, double **) noexcept nogil
         int (*param_gradient)(const fa_batchnorm *, const fa_view *, const fa_view *, double *) noexcept nogil
+        double (*merge_statistics)(ptrdiff_t, ptrdiff_t, const double *, const double *, double *) noexcept nogil
+        void (*scale_pairs)(ptrdiff_t, double, int, double *) noexcept nogil
 
 
 cdef const fa_api *api
