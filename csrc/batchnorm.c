@@ -231,7 +231,7 @@ int fa_param_gradient(const fa_batchnorm *bn, const fa_view *dy, const fa_view *
         minus_zero[c] = -0.0;
     }
     const fa_statistics unchanged = {.rstd = one, .affine = {zero, one, zero, minus_zero, zero, zero}};
-    fa_job j = {.passes = FA_FIRST_PASS, .backward = 1, .bare = 1, .dy = dy, .x = x, .statistics = &unchanged,
+    fa_job j = {.passes = FA_FIRST_PASS, .backward = 1, .dy = dy, .x = x, .statistics = &unchanged,
                 .sums = unused};
     int status = start(&j, bn);
     free(memory);

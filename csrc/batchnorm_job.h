@@ -29,7 +29,6 @@ typedef struct {
     void (*stream)(void *, const void *, size_t); /* NULL where results had better stay in the cache */
     int training, backward, threads;
     fa_passes passes;
-    int bare;   /* no normalisation: z is x */
     int learns; /* whether the activation's parameter gets a gradient */
     int nsums;  /* of the reduction */
     ptrdiff_t itemsize, tile_size, blocks; /* bytes of an element in memory, and in a tile */

@@ -1,5 +1,6 @@
 #include "merge.h"
 
+#include "parallel.h"
 #include "vmath.h"
 
 /* One channel's mean and m2 of a part in double-double, `channels` apart. */
@@ -28,30 +29,59 @@ static void merge_channel(double n, double more, const double *part, double *tot
              fa_add_dd(fa_add_dd(m2, pair_at(part + 2 * channels, channels)), between));
 }
 
+typedef struct {
+    ptrdiff_t parts, channels;
+    const double *counts, *rows;
+    double *total, n;
+} merge;
+
+static void merge_parts(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
+{
+    merge *m = job;
+    const ptrdiff_t size = FA_MERGE_ROWS * m->channels;
+    const double *rows = m->rows;
+    (void)begin, (void)end, (void)worker;
+    memset(m->total, 0, (size_t)size * sizeof *rows);
+    for (ptrdiff_t p = 0; p < m->parts; p++, rows += size) {
+        if (m->counts[p] == 0.0)
+            continue;
+        if (m->n == 0.0)
+            memcpy(m->total, rows, (size_t)size * sizeof *rows);
+        else
+            for (ptrdiff_t c = 0; c < m->channels; c++)
+                merge_channel(m->n, m->counts[p], rows + c, m->total + c, m->channels);
+        m->n += m->counts[p];
+    }
+}
+
+/* fa_parallel_for: in the default floating-point environment. */
 double fa_merge_statistics(ptrdiff_t parts, ptrdiff_t channels, const double *counts, const double *rows,
                            double *total)
 {
-    const ptrdiff_t size = FA_MERGE_ROWS * channels;
-    double n = 0.0;
-    memset(total, 0, (size_t)size * sizeof *total);
-    for (ptrdiff_t p = 0; p < parts; p++, rows += size) {
-        if (counts[p] == 0.0)
-            continue;
-        if (n == 0.0)
-            memcpy(total, rows, (size_t)size * sizeof *total);
-        else
-            for (ptrdiff_t c = 0; c < channels; c++)
-                merge_channel(n, counts[p], rows + c, total + c, channels);
-        n += counts[p];
+    merge m = {parts, channels, counts, rows, total, 0.0};
+    fa_parallel_for(1, 1, merge_parts, &m);
+    return m.n;
+}
+
+typedef struct {
+    ptrdiff_t channels;
+    double factor, *pairs;
+    int divide;
+} scaling;
+
+static void scale_pairs(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
+{
+    const scaling *s = job;
+    const fa_dd n = fa_dd_set(s->factor, 0.0);
+    (void)begin, (void)end, (void)worker;
+    for (ptrdiff_t c = 0; c < s->channels; c++) {
+        const fa_dd a = pair_at(s->pairs + c, s->channels);
+        put_pair(s->pairs + c, s->channels, s->divide ? fa_div_dd(a, n) : fa_mul_dd(a, n));
     }
-    return n;
 }
 
 void fa_scale_pairs(ptrdiff_t channels, double factor, int divide, double *pairs)
 {
-    const fa_dd n = fa_dd_set(factor, 0.0);
-    for (ptrdiff_t c = 0; c < channels; c++) {
-        const fa_dd a = pair_at(pairs + c, channels);
-        put_pair(pairs + c, channels, divide ? fa_div_dd(a, n) : fa_mul_dd(a, n));
-    }
+    scaling s = {channels, factor, pairs, divide};
+    fa_parallel_for(1, 1, scale_pairs, &s);
 }
