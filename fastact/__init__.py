@@ -55,8 +55,8 @@ if _built:
     from fastact._activation import Activation
     from fastact._activation import activations as _activations
     from fastact._activation import gated as _gated
+    from fastact._layer import BatchNorm
     from fastact._normalization import (
-        BatchNorm,
         BatchNormContext,
         BatchNormGradients,
         batch_norm,
@@ -72,6 +72,7 @@ if _built:
         set_num_threads,
         show_config,
     )
+    from fastact._statistics import BatchStats, batch_norm_stats, merge_stats
 
     activations = _MappingProxyType(_activations)
     gated = _MappingProxyType(_gated)
@@ -84,15 +85,18 @@ if _built:
         "BatchNorm",
         "BatchNormContext",
         "BatchNormGradients",
+        "BatchStats",
         "activations",
         "batch_norm",
         "batch_norm_backward",
         "batch_norm_forward",
+        "batch_norm_stats",
         "config",
         "gated",
         "get_include",
         "get_num_threads",
         "memory",
+        "merge_stats",
         "num_threads",
         "reference",
         "rrelu_training",

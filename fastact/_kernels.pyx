@@ -143,3 +143,27 @@ def param_gradient(cnp.ndarray dy, cnp.ndarray x, int axis, int activation, cnp.
         status = api.param_gradient(&bn, &dy_view, &x_view, out)
     if status:
         raise MemoryError("fastact: no memory for the partial sums")
+
+
+ctypedef fused running_dtype:
+    float
+    double
+
+
+cdef void move(running_dtype *running, const double *batch, ptrdiff_t n, double keep, double share, double scale):
+    for i in range(n):
+        running[i] = <running_dtype>(keep * running[i] + share * (batch[i] * scale))
+
+
+def track(cnp.ndarray running, cnp.ndarray batch, double keep, double share, double scale):
+    """running = keep * running + share * scale * batch, of contiguous float32 or float64; whether it was one."""
+    cdef ptrdiff_t n = cnp.PyArray_SIZE(batch)
+    if not (cnp.PyArray_ISCARRAY(running) and cnp.PyArray_ISCARRAY_RO(batch)):
+        return False
+    if cnp.PyArray_TYPE(running) == cnp.NPY_FLOAT:
+        move(<float *>cnp.PyArray_DATA(running), data_of(batch), n, keep, share, scale)
+    elif cnp.PyArray_TYPE(running) == cnp.NPY_DOUBLE:
+        move(<double *>cnp.PyArray_DATA(running), data_of(batch), n, keep, share, scale)
+    else:
+        return False
+    return True
