@@ -1,7 +1,7 @@
 """BatchNorm over the data of several processes (`comm=`).
 
-Two collectives a call, each a table with a row for each rank, so that all ranks see the same numbers
-and merge them in the order of ranks, with the same bits everywhere:
+Two collectives a call, each a table with a row for each rank, so that all ranks see the same
+numbers and merge them in the order of ranks, with the same bits everywhere:
 
 1. a header of fixed size: whether the arguments are good, and what has to be the same on all ranks.
    Every rank sends it, with bad arguments too, so that an error is raised on all and none waits.
