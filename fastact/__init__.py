@@ -63,6 +63,12 @@ if _built:
         batch_norm_backward,
         batch_norm_forward,
     )
+    from fastact._pieces import (
+        BatchNormSums,
+        batch_norm_apply,
+        batch_norm_backward_apply,
+        batch_norm_backward_reduce,
+    )
     from fastact._randomized import rrelu_training
     from fastact._runtime import (
         _C_API,  # noqa: F401  fastact_capi.h imports it by this name
@@ -85,10 +91,14 @@ if _built:
         "BatchNorm",
         "BatchNormContext",
         "BatchNormGradients",
+        "BatchNormSums",
         "BatchStats",
         "activations",
         "batch_norm",
+        "batch_norm_apply",
         "batch_norm_backward",
+        "batch_norm_backward_apply",
+        "batch_norm_backward_reduce",
         "batch_norm_forward",
         "batch_norm_stats",
         "config",

@@ -154,12 +154,12 @@ def check_call(
     )  # fmt: skip
 
 
-def check_count(call: Call, count: int) -> None:
+def check_count(call: Call, count: int, where: str = "") -> None:
     """Whether there are values enough."""
     if call.training and count < 2:
         raise ValueError(
-            f"x: shape {call.x.shape} has {count} value per channel (axis {call.axis}); training "
-            "needs at least 2"
+            f"x: shape {call.x.shape} has {count} value per channel (axis {call.axis}){where}; "
+            "training needs at least 2"
         )
 
 
@@ -177,7 +177,7 @@ def run_on_all(comm: object, check: Callable[[], Call]) -> tuple[np.ndarray, Bat
     """The same with the values of all processes."""
     group = Group(comm)
     call, header = Header.send(group, lambda: described(check()))
-    check_count(call, header.values)
+    check_count(call, header.values, ", on all ranks together")
     table = np.zeros((_kernels.STATISTICS, call.channels))
     if call.training:
         length = ROWS * call.channels

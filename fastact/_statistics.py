@@ -182,5 +182,6 @@ def merge_stats(*stats: BatchStats) -> BatchStats:
 def merged(counts: list[float], rows: np.ndarray) -> BatchStats:
     """Of counts and (parts, 4, C) rows."""
     total = np.empty(rows.shape[1:])
-    _kernels.merge_statistics(np.array(counts, dtype=np.float64), rows, total)
+    counts64 = np.array(counts, dtype=np.float64)
+    _kernels.merge_statistics(counts64, np.ascontiguousarray(rows), total)
     return _stats(sum(counts), total)

@@ -1,0 +1,277 @@
+"""BatchNorm a pass at a time, for data that does not fit one array or one machine.
+
+First `batch_norm_stats` of every part and `merge_stats`, then `batch_norm_apply` on every part; in
+the backward `batch_norm_backward_reduce` of every part, whose sums add up, then
+`batch_norm_backward_apply` on every part.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fastact import _checks as checks
+from fastact import _kernels
+from fastact._fusion import fuse
+from fastact._normalization import (
+    SUMS,
+    BatchNormContext,
+    Call,
+    collect,
+    differentiate,
+    finish,
+    normalise,
+)
+from fastact._statistics import BatchStats, table_of
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BatchNormSums:
+    """What the backward sums over all values, a number a channel; sums of parts add with ``+``.
+
+    Attributes
+    ----------
+    g, gx : numpy.ndarray
+        float64 of shape (C,): the sums of g and of g * (x - mean), where g is the gradient before
+        the activation.
+    param : numpy.ndarray
+        The same of a learned parameter's gradient; 0 without one.
+
+    Examples
+    --------
+    >>> import numpy as np, fastact as fa
+    >>> x = np.array([[1.0, 10.0], [3.0, 30.0], [8.0, 20.0]])
+    >>> stats = fa.batch_norm_stats(x)
+    >>> parts = [fa.batch_norm_backward_reduce(np.ones_like(p), p, stats) for p in (x[:2], x[2:])]
+    >>> sum(parts).g
+    array([3., 3.])
+    """
+
+    g: np.ndarray
+    gx: np.ndarray
+    param: np.ndarray
+
+    def __add__(self, other: object) -> BatchNormSums:
+        if isinstance(other, int) and other == 0:  # where sum() begins
+            return self
+        if not isinstance(other, BatchNormSums):
+            return NotImplemented
+        if other.g.shape != self.g.shape:
+            raise ValueError(f"sums: of {self.g.size} and {other.g.size} channels")
+        return BatchNormSums(self.g + other.g, self.gx + other.gx, self.param + other.param)
+
+    __radd__ = __add__
+
+
+def check_stats(stats: object, channels: int) -> BatchStats:
+    if not isinstance(stats, BatchStats):
+        raise TypeError(f"stats: expected BatchStats, got {type(stats).__name__}")
+    if stats.mean.size != channels:
+        raise ValueError(f"stats: {stats.mean.size} channels; expected x's, {channels}")
+    if not stats.count:
+        raise ValueError("stats: of no values at all")
+    return stats
+
+
+def check_part(
+    x, stats, *, weight, bias, eps, axis, activation, activation_params, out=None, apart=None
+) -> tuple[Call, np.ndarray]:
+    """The call that a part is, and the kernels' table. `apart`: what `out` may not overlap, but for
+    the first of them; None where nothing is written."""
+    x = checks.float_array("x", x)
+    axis, channels, count = checks.geometry(x, axis)
+    table = table_of(check_stats(stats, channels))
+    y = x
+    if apart is not None:
+        small = {"weight": weight, "bias": bias}
+        y = checks.output(out, x, may_be=tuple(apart)[:1], apart={**apart, "x": x, **small})
+    call = Call(
+        kept=x,
+        x=x,
+        y=y,
+        axis=axis,
+        count=count,
+        training=True,
+        weight=checks.per_channel("weight", weight, channels),
+        bias=checks.per_channel("bias", bias, channels),
+        weight_dtype=checks.gradient_dtype(weight),
+        bias_dtype=checks.gradient_dtype(bias),
+        eps=checks.real_number("eps", eps, 0.0, float("inf")),
+        running=None,
+        rule=None,
+        fused=fuse(activation, activation_params, channels),
+    )
+    return call, table
+
+
+def context_of(call: Call, table: np.ndarray, stats: BatchStats) -> BatchNormContext:
+    """Of a part whose y is not wanted: normalising nothing makes the table complete."""
+    nothing = np.empty((0, call.channels), call.x.dtype)
+    none = Call(
+        nothing, nothing, nothing, 1, 0, True, call.weight, call.bias, None, None, call.eps, None,
+        None, call.fused,
+    )  # fmt: skip
+    normalise(none, False, table)
+    return finish(call, table, stats.count)[1]
+
+
+def batch_norm_apply(
+    x,
+    stats,
+    *,
+    weight=None,
+    bias=None,
+    eps=1e-5,
+    axis=1,
+    activation=None,
+    activation_params=None,
+    out=None,
+):
+    """The second pass of `batch_norm`: normalises x with statistics that are given.
+
+    Parameters
+    ----------
+    x : numpy.ndarray
+        A part of the data.
+    stats : BatchStats
+        Of all of it.
+    weight, bias, eps, axis, activation, activation_params
+        As for `batch_norm`.
+    out : numpy.ndarray, optional
+        Shape and dtype of x; it may be x itself.
+
+    Returns
+    -------
+    numpy.ndarray
+        Where x is all of the data, what `batch_norm` gives in training, bit for bit.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A bad argument, which the message names. Nothing has been written then.
+
+    Examples
+    --------
+    >>> import numpy as np, fastact as fa
+    >>> x = np.array([[1.0, 10.0], [3.0, 30.0]])
+    >>> fa.batch_norm_apply(x[:1], fa.batch_norm_stats(x), eps=0.0)
+    array([[-1., -1.]])
+    """
+    call, table = check_part(
+        x, stats, weight=weight, bias=bias, eps=eps, axis=axis, activation=activation,
+        activation_params=activation_params, out=out, apart={"x": x},
+    )  # fmt: skip
+    normalise(call, False, table)
+    return call.y
+
+
+def batch_norm_backward_reduce(
+    dy,
+    x,
+    stats,
+    *,
+    weight=None,
+    bias=None,
+    eps=1e-5,
+    axis=1,
+    activation=None,
+    activation_params=None,
+):
+    """The first pass of `batch_norm_backward`: the sums over a part of the data.
+
+    Parameters
+    ----------
+    dy, x : numpy.ndarray
+        A part of the gradient with respect to y, and of x.
+    stats : BatchStats
+        Of all of x.
+    weight, bias, eps, axis, activation, activation_params
+        As in the forward.
+
+    Returns
+    -------
+    BatchNormSums
+        Add those of all parts: ``sum(parts)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A bad argument, which the message names.
+
+    Examples
+    --------
+    >>> import numpy as np, fastact as fa
+    >>> x = np.array([[1.0, 10.0], [3.0, 30.0]])
+    >>> fa.batch_norm_backward_reduce(np.ones_like(x), x, fa.batch_norm_stats(x)).gx
+    array([0., 0.])
+    """
+    call, table = check_part(
+        x, stats, weight=weight, bias=bias, eps=eps, axis=axis, activation=activation,
+        activation_params=activation_params,
+    )  # fmt: skip
+    dy = checks.like_x("dy", dy, call.x)
+    context = context_of(call, table, stats)
+    sums = np.zeros((SUMS, call.channels))
+    differentiate(_kernels.FIRST_PASS, dy, call.x, None, context, sums)
+    return BatchNormSums(*sums)
+
+
+def batch_norm_backward_apply(
+    dy,
+    x,
+    stats,
+    sums,
+    *,
+    weight=None,
+    bias=None,
+    eps=1e-5,
+    axis=1,
+    activation=None,
+    activation_params=None,
+    out=None,
+):
+    """The second pass of `batch_norm_backward`: the gradient of a part of x.
+
+    Parameters
+    ----------
+    dy, x, stats, weight, bias, eps, axis, activation, activation_params
+        As for `batch_norm_backward_reduce`.
+    sums : BatchNormSums
+        Of all parts.
+    out : numpy.ndarray, optional
+        Where to write the gradient of x. It may be dy itself, not x.
+
+    Returns
+    -------
+    BatchNormGradients
+        ``.x`` is this part's; the other gradients are those of all parts, the same each time.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A bad argument, which the message names. Nothing has been written then.
+
+    Examples
+    --------
+    >>> import numpy as np, fastact as fa
+    >>> x, dy = np.array([[1.0], [3.0], [8.0]]), np.array([[1.0], [0.0], [0.0]])
+    >>> stats = fa.batch_norm_stats(x)
+    >>> sums = fa.batch_norm_backward_reduce(dy, x, stats)
+    >>> fa.batch_norm_backward_apply(dy, x, stats, sums, bias=[0.0]).bias
+    array([1.])
+    """
+    dy = checks.float_array("dy", dy)
+    call, table = check_part(
+        x, stats, weight=weight, bias=bias, eps=eps, axis=axis, activation=activation,
+        activation_params=activation_params, out=out, apart={"dy": dy},
+    )  # fmt: skip
+    dy = checks.like_x("dy", dy, call.x)
+    if not isinstance(sums, BatchNormSums):
+        raise TypeError(f"sums: expected BatchNormSums, got {type(sums).__name__}")
+    if sums.g.shape != (call.channels,):
+        raise ValueError(f"sums: {sums.g.size} channels; expected x's, {call.channels}")
+    context = context_of(call, table, stats)
+    total = np.stack([sums.g, sums.gx, sums.param])
+    differentiate(_kernels.SECOND_PASS, dy, call.x, call.y, context, total)
+    return collect(call.y, context, total)
