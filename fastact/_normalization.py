@@ -110,6 +110,11 @@ class Call:
         return self.x.shape[self.axis]
 
 
+def is_lazy(x: object) -> bool:
+    """Whether x is an array of dask."""
+    return type(x).__module__.partition(".")[0] == "dask" and hasattr(x, "to_delayed")
+
+
 def check_call(
     x,
     *,
@@ -225,6 +230,10 @@ def finish(call: Call, table: np.ndarray, count: float, comm: object = None):
 
 def forward(x, comm, **options) -> tuple[np.ndarray, BatchNormContext]:
     """Takes the arguments of check_call."""
+    if type(x) is not np.ndarray and is_lazy(x):
+        from fastact import _dask
+
+        return _dask.forward(x, comm, **options)
     if comm is None:
         return run(check_call(x, **options))
     return run_on_all(comm, lambda: check_call(x, **options))
@@ -383,6 +392,10 @@ def batch_norm_backward(dy, ctx, *, out=None):
     >>> fa.batch_norm_backward(np.ones_like(x), ctx).bias
     array([3., 3.])
     """
+    if type(ctx).__name__ == "LazyContext":
+        from fastact import _dask
+
+        return _dask.backward(dy, ctx, out)
     check_context(ctx)
     if ctx._comm is not None:
         return backward_on_all(dy, ctx, out)

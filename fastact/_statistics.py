@@ -86,6 +86,12 @@ def _stats(count: float, rows: np.ndarray) -> BatchStats:
     return stats
 
 
+def from_rows(rows: np.ndarray) -> BatchStats:
+    """Of (5, C): the count, then the rows of the statistics."""
+    count = float(rows[0, 0]) if rows.size else 0.0
+    return _stats(int(count) if count.is_integer() else count, np.array(rows[1:]))
+
+
 def table_of(stats: BatchStats) -> np.ndarray:
     """The kernels' table with what `stats` knows filled in."""
     table = np.zeros((_kernels.STATISTICS, stats.mean.size))
