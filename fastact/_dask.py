@@ -57,8 +57,7 @@ def forward(x, comm, *, keeps_x, features=None, **options):
     call = check(x, features, options)
     axis, training = call.axis, call.training
     count = math.prod(n for a, n in enumerate(x.shape) if a != axis)
-    if training and count < 2:
-        normalization.check_count(call, count)
+    normalization.check_count(training, count, x.shape, axis)
     given = {key: options[key] for key in ("weight", "bias", "eps", "activation")}
     given |= {"params": options["activation_params"] or {}, "axis": axis}
     rows = lazy_stats(x, axis) if training else constant(x, axis, call.running)
@@ -198,21 +197,10 @@ def gradient_block(dy, x, rows, sums, options: dict, training: bool):
 
 
 def backward(dy, ctx: LazyContext, out: object) -> normalization.BatchNormGradients:
-    import dask.array as da
-
     x, given = ctx.x, ctx._given
     if out is not None:
         raise TypeError("out: not with a dask array, which is computed later")
-    dy = (
-        dy
-        if normalization.is_lazy(dy)
-        else da.from_array(checks.float_array("dy", dy), chunks=x.chunks)
-    )
-    if dy.dtype != x.dtype:
-        raise TypeError(f"dy: dtype {dy.dtype} is not accepted; expected x's, {x.dtype}")
-    if not same_shape(dy.shape, x.shape):
-        raise ValueError(f"dy: shape {dy.shape} is not accepted; expected x's, {x.shape}")
-    dy = dy if dy.chunks == x.chunks else dy.rechunk(x.chunks)
+    dy = like_x("dy", dy, x)
     sums, small = lazy_sums(dy, x, ctx)
     dx = blockwise(
         gradient_block, x, x.dtype, [dy, x], ctx._rows, given, sums, training=ctx.training
@@ -225,6 +213,21 @@ def backward(dy, ctx: LazyContext, out: object) -> normalization.BatchNormGradie
     types = {"weight": ctx._call.weight_dtype, "bias": ctx._call.bias_dtype}
     weight, bias = (small(name, dtype) if dtype else None for name, dtype in types.items())
     return normalization.gradients(dx, weight, bias, None, params)
+
+
+def like_x(name: str, value: object, x):
+    """A dask array of x's dtype and chunks, of one that is lazy or not."""
+    import dask.array as da
+
+    lazy = normalization.is_lazy(value)
+    value = value if lazy else checks.float_array(name, value)
+    if value.dtype != x.dtype:
+        raise TypeError(f"{name}: dtype {value.dtype} is not accepted; expected x's, {x.dtype}")
+    if not same_shape(value.shape, x.shape):
+        raise ValueError(f"{name}: shape {value.shape} is not accepted; expected x's, {x.shape}")
+    if not lazy:
+        return da.from_array(value, chunks=x.chunks)
+    return value if value.chunks == x.chunks else value.rechunk(x.chunks)
 
 
 def same_shape(a: tuple, b: tuple) -> bool:

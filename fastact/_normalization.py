@@ -159,18 +159,18 @@ def check_call(
     )  # fmt: skip
 
 
-def check_count(call: Call, count: int, where: str = "") -> None:
+def check_count(training: bool, count: int, shape: tuple, axis: int, where: str = "") -> None:
     """Whether there are values enough."""
-    if call.training and count < 2:
+    if training and count < 2:
         raise ValueError(
-            f"x: shape {call.x.shape} has {count} value per channel (axis {call.axis}){where}; "
-            "training needs at least 2"
+            f"x: shape {shape} has {count} value per channel (axis {axis}){where}; training needs "
+            "at least 2"
         )
 
 
 def run(call: Call) -> tuple[np.ndarray, BatchNormContext]:
     """Normalises, and only then updates the running statistics."""
-    check_count(call, call.count)
+    check_count(call.training, call.count, call.x.shape, call.axis)
     table = np.zeros((_kernels.STATISTICS, call.channels))
     if not call.training:
         table[_kernels.MEAN], table[_kernels.VAR] = call.running
@@ -182,7 +182,8 @@ def run_on_all(comm: object, check: Callable[[], Call]) -> tuple[np.ndarray, Bat
     """The same with the values of all processes."""
     group = Group(comm)
     call, header = Header.send(group, lambda: described(check()))
-    check_count(call, header.values, ", on all ranks together")
+    together = ", on all ranks together"
+    check_count(call.training, header.values, call.x.shape, call.axis, together)
     table = np.zeros((_kernels.STATISTICS, call.channels))
     if call.training:
         length = ROWS * call.channels
