@@ -55,6 +55,7 @@ if _built:
     from fastact._activation import Activation
     from fastact._activation import activations as _activations
     from fastact._activation import gated as _gated
+    from fastact._convert import convert_state_dict, fold_batch_norm
     from fastact._layer import BatchNorm
     from fastact._normalization import (
         BatchNormContext,
@@ -102,6 +103,8 @@ if _built:
         "batch_norm_forward",
         "batch_norm_stats",
         "config",
+        "convert_state_dict",
+        "fold_batch_norm",
         "gated",
         "get_include",
         "get_num_threads",

@@ -264,7 +264,8 @@ def batch_norm(
     Parameters
     ----------
     x : numpy.ndarray
-        float32 or float64, at least two dimensions, any strides.
+        float16, bfloat16, float32 or float64, at least two dimensions, any strides. Or a
+        dask.array.Array: then all results are lazy, and statistics are one pass a chunk.
     weight, bias : array_like of shape (C,), optional
         1 and 0 by default.
     running_mean, running_var : numpy.ndarray of shape (C,), optional
@@ -281,6 +282,18 @@ def batch_norm(
         of the unfused calls, bit for bit.
     activation_params : dict, optional
         Its parameters: numbers, or for a learned parameter an array of shape () or (C,).
+    convention : str
+        How running statistics are updated. "torch": `momentum` is the share of the batch, and the
+        variance that is stored is the unbiased one. "keras", "flax", "onnx": `momentum` is the
+        share of what was there, the variance biased. Or say both: "unbiased/batch" (torch's),
+        "unbiased/running", "biased/batch", "biased/running". The default momentum is a tenth of
+        the batch in each.
+    comm : mpi4py communicator, optional
+        The processes whose data is one batch, or any object with ``Allreduce(send, receive)`` or
+        ``allreduce(array)``, which sum float64 arrays over all ranks. All ranks call with their
+        own x, which may have any number of elements, none too, and the same other arguments.
+        Statistics, running statistics and the gradients of weight and bias are those of the whole
+        batch, with the same bits on all ranks. An error on one rank is raised on all.
     out : numpy.ndarray, optional
         Shape and dtype of x. With ``training=False`` it may be x itself.
 
@@ -334,7 +347,7 @@ def batch_norm_forward(
     Parameters
     ----------
     x, weight, bias, running_mean, running_var, training, momentum, eps, axis, activation, \
-activation_params, out
+activation_params, convention, comm, out
         As for `batch_norm`. `out` may not overlap x, which the backward reads again. With
         ``training=False`` the statistics are constants in the backward.
 

@@ -20,13 +20,22 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastact import memory as memory
 from fastact import reference as reference
-from fastact._normalization import BatchNorm as BatchNorm
+from fastact._convert import convert_state_dict as convert_state_dict
+from fastact._convert import fold_batch_norm as fold_batch_norm
+from fastact._layer import BatchNorm as BatchNorm
 from fastact._normalization import BatchNormContext as BatchNormContext
 from fastact._normalization import BatchNormGradients as BatchNormGradients
 from fastact._normalization import batch_norm as batch_norm
 from fastact._normalization import batch_norm_backward as batch_norm_backward
 from fastact._normalization import batch_norm_forward as batch_norm_forward
+from fastact._pieces import BatchNormSums as BatchNormSums
+from fastact._pieces import batch_norm_apply as batch_norm_apply
+from fastact._pieces import batch_norm_backward_apply as batch_norm_backward_apply
+from fastact._pieces import batch_norm_backward_reduce as batch_norm_backward_reduce
 from fastact._randomized import rrelu_training as rrelu_training
+from fastact._statistics import BatchStats as BatchStats
+from fastact._statistics import batch_norm_stats as batch_norm_stats
+from fastact._statistics import merge_stats as merge_stats
 
 __version__: Final[str]
 
