@@ -26,9 +26,10 @@ FA_INLINE real FN(fa_identity_backward)(real dy, real x) { return x == x ? dy : 
 
 /* relu: max(x, 0); exact; relu(-0) = -0; derivative 0 at 0 */
 FA_INLINE real FN(fa_relu_value)(real x) { return x < 0 ? 0 : x; }
+#define FA_SIDES_relu , 1
+FA_INLINE real FN(fa_relu_sided)(real dy, int positive) { return FN(fa_choose)(positive, dy, 0); }
 FA_INLINE real FN(fa_relu_backward)(real dy, real x) {
-    real g = x > 0 ? dy : 0;
-    return x == x ? g : x;
+    return FN(fa_choose)(x == x, FN(fa_relu_sided)(dy, x > 0), x);
 }
 
 /* relu6: min(max(x, 0), 6); exact; relu6(-0) = -0; derivative 0 at 0 and 6 */
@@ -56,15 +57,21 @@ FA_INLINE real FN(fa_leaky_relu_value)(real x, double negative_slope) {
     real low = n_times(x, negative_slope);
     return x > 0 ? x : low;
 }
+#define FA_SIDES_leaky_relu , 1
+FA_INLINE real FN(fa_leaky_relu_sided)(real dy, int positive, double negative_slope) {
+    return FN(fa_choose)(positive, dy, n_times(dy, negative_slope));
+}
 FA_INLINE real FN(fa_leaky_relu_backward)(real dy, real x, double negative_slope) {
-    real low = n_times(dy, negative_slope);
-    real g = x > 0 ? dy : low;
-    return x == x ? g : x;
+    return FN(fa_choose)(x == x, FN(fa_leaky_relu_sided)(dy, x > 0, negative_slope), x);
 }
 
 /* prelu: leaky_relu whose slope is learned; d/dweight = min(x, 0) */
 FA_INLINE real FN(fa_prelu_value)(real x, double weight) {
     return FN(fa_leaky_relu_value)(x, weight);
+}
+#define FA_SIDES_prelu , 1
+FA_INLINE real FN(fa_prelu_sided)(real dy, int positive, double weight) {
+    return FN(fa_leaky_relu_sided)(dy, positive, weight);
 }
 FA_INLINE real FN(fa_prelu_backward)(real dy, real x, double weight) {
     return FN(fa_leaky_relu_backward)(dy, x, weight);
@@ -81,10 +88,12 @@ FA_INLINE real FN(fa_rrelu_value)(real x, double lower, double upper) {
     real low = n_times_pair(x, fa_scale_dd(fa_two_sum(lower, upper), 0.5));
     return x > 0 ? x : low;
 }
+#define FA_SIDES_rrelu , 1
+FA_INLINE real FN(fa_rrelu_sided)(real dy, int positive, double lower, double upper) {
+    return FN(fa_choose)(positive, dy, n_times_pair(dy, fa_scale_dd(fa_two_sum(lower, upper), 0.5)));
+}
 FA_INLINE real FN(fa_rrelu_backward)(real dy, real x, double lower, double upper) {
-    real low = n_times_pair(dy, fa_scale_dd(fa_two_sum(lower, upper), 0.5));
-    real g = x > 0 ? dy : low;
-    return x == x ? g : x;
+    return FN(fa_choose)(x == x, FN(fa_rrelu_sided)(dy, x > 0, lower, upper), x);
 }
 
 /* elu: x if x > 0 else alpha * expm1(x); derivative alpha at 0.  Any alpha with 2^-200 <= |alpha| <=

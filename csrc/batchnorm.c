@@ -81,6 +81,9 @@ void fa_fill_strip(const fa_job *j, fa_strip *s, const ptrdiff_t *channels, int 
     pick(s->offset_hi, a->offset_hi, channels);
     pick(s->offset_lo, a->offset_lo, channels);
     pick_params(j, s, channels);
+    s->sided = 0;
+    if (j->backward && j->activation && j->activation->sided)
+        j->kernels->find_sides(s);
     if (!j->backward || !second_pass || !j->training)
         return;
     pick(s->slope, j->slope.slope, channels);

@@ -80,6 +80,7 @@ typedef struct {
     /* with normalisation in one loop; NULL where composing the kernels is as fast */
     void (*fused_forward)(const struct fa_span *span);
     void (*fused_backward)(const struct fa_span *span);
+    int sided; /* the latter looks at the sign of z alone, which x tells by a comparison */
 } fa_activation_kernels;
 
 /* dx may be dy's memory or any input's; dgate too, and it is written before dx's element is. */
@@ -141,6 +142,10 @@ typedef struct {
         params[FA_MAX_PARAMS][FA_LANES];
     float narrow_centre[FA_LANES], narrow_scale[FA_LANES], narrow_slope[FA_LANES], narrow_constant[FA_LANES];
     int wides; /* positions that are wide */
+    /* z > 0 where x, with these bits flipped, is at least positive_from; unless not all positions have one */
+    uint32_t flip[FA_LANES];
+    float positive_from[FA_LANES];
+    int sided;
 } fa_strip;
 
 /* The operand of BatchNorm's kernels: rows of strips of FA_LANES elements, which lie side by side.  They are a
@@ -197,6 +202,7 @@ typedef struct {
     void (*slope)(const double *g_sum, const double *gx_sum, const fa_affine *affine, const double *rstd, double n,
                   ptrdiff_t channels, const fa_slope *out);
     void (*param_sums)(const double *parts, ptrdiff_t width, ptrdiff_t channels, double *sums);
+    void (*find_sides)(fa_strip *strip); /* float32's; else NULL */
     void (*normalize)(const fa_span *span); /* out = z */
     /* out = activation(z); out = g = dy * activation'(z) */
     void (*forward)(const fa_span *span, const fa_activation_kernels *activation, const fa_half_kernels *half);

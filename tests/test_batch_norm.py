@@ -414,3 +414,33 @@ def test_context_and_gradients_are_frozen_and_can_be_pickled():
         for other in (again, pickle.loads(pickle.dumps(grads)), copy.deepcopy(grads)):
             assert_same_bits(other.x, grads.x)
             assert dict(other.activation_params or {}) == dict(grads.activation_params or {})
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.25])
+@pytest.mark.parametrize("layout", [1, -1])
+def test_the_sign_of_z_is_right_next_to_where_z_is_zero(slope, layout):
+    """Neighbours of each channel's zero of z; scales of both signs, tiny and zero; offsets large and
+    small: the fused gradient sees the sign that the unfused one sees."""
+    rng = np.random.default_rng(20)
+    channels, count = 64, 512
+    mean = (rng.standard_normal(channels) * 10.0 ** rng.integers(-6, 7, channels)).astype(np.float32)
+    var = 10.0 ** rng.uniform(-8, 8, channels)
+    weight = rng.choice([-1.0, 1.0], channels) * 10.0 ** rng.uniform(-3, 3, channels)
+    bias = rng.choice([0.0, 1.0], channels) * rng.standard_normal(channels)
+    weight[:3] = 0.0, -0.0, 1e-40
+    zero = (mean - bias / np.where(np.abs(weight) > 1e-30, weight, 1.0) * np.sqrt(var)).astype(np.float32)
+    bits = zero.view(np.int32)[None] + np.arange(-count // 2, count // 2, dtype=np.int32)[:, None]
+    x = bits.view(np.float32)
+    x[:4, 5] = [np.nan, np.inf, -np.inf, -0.0]
+    dy = rng.standard_normal(x.shape, dtype=np.float32)
+    if layout == 1:
+        x, dy = np.asfortranarray(x), np.asfortranarray(dy)
+    extra = {"weight": weight, "bias": bias, "running_mean": mean, "running_var": var}
+    extra |= {"training": False, "eps": 0.0}
+    function = next(f for f in fa.activations.values() if f.parameters == {"negative_slope": 0.01})
+    fusion = {"activation": function, "activation_params": {"negative_slope": slope}}
+    with np.errstate(all="ignore"):
+        z, z_ctx = fa.batch_norm_forward(x, **extra)
+        _, ctx = fa.batch_norm_forward(x, **extra, **fusion)
+        want = fa.batch_norm_backward(function.backward(dy, z, slope), z_ctx)
+    assert_same_bits(fa.batch_norm_backward(dy, ctx).x, want.x)
