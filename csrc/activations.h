@@ -44,12 +44,12 @@ FA_INLINE real FN(fa_relu6_backward)(real dy, real x) {
 /* relu_squared: max(x, 0)^2; derivative 2 max(x, 0), where 2 goes to the smaller factor: no overflow on
  * the way */
 FA_INLINE real FN(fa_relu_squared_value)(real x) {
-    double c = (double)FN(fa_choose)(x < 0, 0, x);
-    return (real)(c * c);
+    real c = FN(fa_choose)(x < 0, 0, x);
+    return c * c;
 }
 FA_INLINE real FN(fa_relu_squared_backward)(real dy, real x) {
-    double a = x > 1 ? 2.0 : 1.0, b = x > 1 ? 1.0 : 2.0;
-    return FN(fa_branch)(x, x > 0, (real)((a * (double)dy) * (b * (double)x)));
+    real a = x > 1 ? 2 : 1, b = x > 1 ? 1 : 2;
+    return FN(fa_branch)(x, x > 0, (a * dy) * (b * x));
 }
 
 /* leaky_relu: x if x > 0 else negative_slope * x; derivative negative_slope at 0 */
@@ -64,6 +64,14 @@ FA_INLINE real FN(fa_leaky_relu_sided)(real dy, int positive, double negative_sl
 FA_INLINE real FN(fa_leaky_relu_backward)(real dy, real x, double negative_slope) {
     return FN(fa_choose)(x == x, FN(fa_leaky_relu_sided)(dy, x > 0, negative_slope), x);
 }
+#if FA_BITS == 32
+#define FA_FAST_leaky_relu_backward , PAIRS
+FA_INLINE float fa_leaky_relu_backward_limit(double slope) { return fa_fits_f(slope) ? FA_ANY : FA_NEVER; }
+FA_INLINE float fa_leaky_relu_fast_backward(float dy, float x, double negative_slope) {
+    float low = fa_times_f(dy, fa_split_f(negative_slope)), g = x > 0 ? dy : low;
+    return x == x ? g : x;
+}
+#endif
 
 /* prelu: leaky_relu whose slope is learned; d/dweight = min(x, 0) */
 FA_INLINE real FN(fa_prelu_value)(real x, double weight) {
@@ -76,6 +84,13 @@ FA_INLINE real FN(fa_prelu_sided)(real dy, int positive, double weight) {
 FA_INLINE real FN(fa_prelu_backward)(real dy, real x, double weight) {
     return FN(fa_leaky_relu_backward)(dy, x, weight);
 }
+#if FA_BITS == 32
+#define FA_FAST_prelu_backward , PAIRS
+FA_INLINE float fa_prelu_backward_limit(double weight) { return fa_leaky_relu_backward_limit(weight); }
+FA_INLINE float fa_prelu_fast_backward(float dy, float x, double weight) {
+    return fa_leaky_relu_fast_backward(dy, x, weight);
+}
+#endif
 FA_INLINE double FN(fa_prelu_param_gradient)(real dy, real x, double weight) {
     (void)weight;
     double g = (double)dy * (double)x;
@@ -95,6 +110,15 @@ FA_INLINE real FN(fa_rrelu_sided)(real dy, int positive, double lower, double up
 FA_INLINE real FN(fa_rrelu_backward)(real dy, real x, double lower, double upper) {
     return FN(fa_choose)(x == x, FN(fa_rrelu_sided)(dy, x > 0, lower, upper), x);
 }
+#if FA_BITS == 32
+#define FA_FAST_rrelu_backward , PAIRS
+FA_INLINE float fa_rrelu_backward_limit(double lower, double upper) {
+    return fa_leaky_relu_backward_limit(0.5 * (lower + upper));
+}
+FA_INLINE float fa_rrelu_fast_backward(float dy, float x, double lower, double upper) {
+    return fa_leaky_relu_fast_backward(dy, x, 0.5 * (lower + upper));
+}
+#endif
 
 /* elu: x if x > 0 else alpha * expm1(x); derivative alpha at 0.  Any alpha with 2^-200 <= |alpha| <=
  * 2^115, or 0, keeps the bounds. */
@@ -107,6 +131,26 @@ FA_INLINE real FN(fa_elu_backward)(real dy, real x, double alpha) {
     real low = n_finish(n_set(dy), n_mul(n_set(alpha), n_exp(n_set(FN(fa_floor_at)(x, -FA_TAIL)), lift)), lift);
     return x > 0 ? dy : low;
 }
+#if FA_BITS == 32
+#define FA_FAST_elu_forward , EXP
+#define FA_FAST_elu_backward , EXP
+FA_INLINE float fa_elu_forward_limit(double alpha) { return alpha == 1.0 ? FA_ANY : FA_NEVER; }
+FA_INLINE float fa_elu_backward_limit(double alpha) { return alpha == 1.0 ? 80.0f : FA_NEVER; }
+FA_INLINE float fa_elu_forward_exponent(float x, double alpha) {
+    return (void)alpha, fa_floor_number_f32(x, -30.0f);
+}
+FA_INLINE float fa_elu_fast_value(float x, fa_exp_parts e, double alpha) {
+    (void)alpha;
+    float low = fa_rounded_f(fa_expm1_f(e));
+    return x <= 0 ? low : x;
+}
+FA_INLINE float fa_elu_backward_exponent(float x, double alpha) { return (void)alpha, x; }
+FA_INLINE float fa_elu_fast_backward(float dy, float x, fa_exp_parts e, double alpha) {
+    (void)alpha;
+    float low = fa_times_f(dy, fa_exp_f(e));
+    return x > 0 ? dy : low;
+}
+#endif
 
 /* selu: scale * elu(x, alpha), the published constants as pairs; derivative scale * alpha at 0 */
 #ifndef FA_SELU_CONSTANTS
@@ -127,6 +171,16 @@ FA_INLINE real FN(fa_selu_backward)(real dy, real x) {
     real low = n_finish(n_set(dy), n_mul(FA_SELU_SCALE_ALPHA, n_exp(n_set(FN(fa_floor_at)(x, -FA_TAIL)), lift)), lift);
     return x > 0 ? high : low;
 }
+#if FA_BITS == 32
+#define FA_FAST_selu_backward , EXP
+FA_INLINE float fa_selu_backward_limit(void) { return 80.0f; }
+FA_INLINE float fa_selu_backward_exponent(float x) { return x; }
+FA_INLINE float fa_selu_fast_backward(float dy, float x, fa_exp_parts e) {
+    float high = fa_times_f(dy, fa_split_f(FA_SELU_SCALE));
+    float low = fa_times_f(dy, fa_mul_ff(fa_exp_f(e), fa_split_f(FA_SELU_SCALE_ALPHA)));
+    return x > 0 ? high : low;
+}
+#endif
 
 /* celu: x if x > 0 else alpha expm1(x / alpha); derivative 1 at 0.  2^-115 <= alpha <= 2^115 keeps the
  * bounds; of a negative alpha x / alpha goes up to 700. */
@@ -142,6 +196,18 @@ FA_INLINE real FN(fa_celu_backward)(real dy, real x, double alpha) {
     real low = n_finish(n_set(dy), slope, lift);
     return x > 0 ? dy : low;
 }
+#if FA_BITS == 32
+#define FA_FAST_celu_forward , EXP
+#define FA_FAST_celu_backward , EXP
+FA_INLINE float fa_celu_forward_limit(double alpha) { return fa_elu_forward_limit(alpha); }
+FA_INLINE float fa_celu_backward_limit(double alpha) { return fa_elu_backward_limit(alpha); }
+FA_INLINE float fa_celu_forward_exponent(float x, double alpha) { return fa_elu_forward_exponent(x, alpha); }
+FA_INLINE float fa_celu_fast_value(float x, fa_exp_parts e, double alpha) { return fa_elu_fast_value(x, e, alpha); }
+FA_INLINE float fa_celu_backward_exponent(float x, double alpha) { return (void)alpha, x; }
+FA_INLINE float fa_celu_fast_backward(float dy, float x, fa_exp_parts e, double alpha) {
+    return fa_elu_fast_backward(dy, x, e, alpha);
+}
+#endif
 
 /* sigmoid: 1 / (1 + e^-x); derivative sigma(x) sigma(-x), even */
 FA_INLINE real FN(fa_sigmoid_value)(real x) {
@@ -156,6 +222,18 @@ FA_INLINE real FN(fa_sigmoid_backward)(real dy, real x) {
     num slope = n_div(n_mul(v.left, v.right), n_mul(v.sum, v.sum));
     return n_finish(n_set(dy), slope, lift);
 }
+#if FA_BITS == 32
+#define FA_FAST_sigmoid_forward , EXP
+#define FA_FAST_sigmoid_backward , EXP
+FA_INLINE float fa_sigmoid_forward_limit(void) { return 80.0f; }
+FA_INLINE float fa_sigmoid_backward_limit(void) { return 80.0f; }
+FA_INLINE float fa_sigmoid_forward_exponent(float x) { return x; }
+FA_INLINE float fa_sigmoid_backward_exponent(float x) { return fa_minus_abs_f(x); }
+FA_INLINE float fa_sigmoid_fast_value(float x, fa_exp_parts e) { return (void)x, fa_rounded_f(fa_logistic_f(e)); }
+FA_INLINE float fa_sigmoid_fast_backward(float dy, float x, fa_exp_parts e) {
+    return (void)x, fa_times_f(dy, fa_logistic_slope_f(e));
+}
+#endif
 
 /* hardsigmoid: x / 6 + 1/2 between -3 and 3, as (x + 3) / 6, which does not cancel; derivative 0 at
  * both ends */
@@ -170,6 +248,21 @@ FA_INLINE real FN(fa_hardsigmoid_value)(real x) {
 FA_INLINE real FN(fa_hardsigmoid_backward)(real dy, real x) {
     return FN(fa_branch)(x, (x > -3) & (x < 3), n_finish(n_set(dy), FA_SIXTH, 1.0));
 }
+#if FA_BITS == 32
+#define FA_FAST_hardsigmoid_forward , PAIRS
+#define FA_FAST_hardsigmoid_backward , PAIRS
+FA_INLINE float fa_hardsigmoid_forward_limit(void) { return FA_ANY; }
+FA_INLINE float fa_hardsigmoid_backward_limit(void) { return FA_ANY; }
+FA_INLINE float fa_hardsigmoid_fast_value(float x) {
+    fa_ff sum = fa_fast_two_sum_f(3, x), sixth = fa_split_f(FA_SIXTH); /* of x beyond 3 it is not used */
+    float y = FA_FMAF(sum.hi, sixth.hi, FA_FMAF(sum.hi, sixth.lo, sum.lo * sixth.hi));
+    y = fa_choose_f32(x <= -3, 0, y);
+    return fa_choose_f32(x >= 3, 1, y);
+}
+FA_INLINE float fa_hardsigmoid_fast_backward(float dy, float x) {
+    return fa_branch_f32(x, (x > -3) & (x < 3), fa_times_f(dy, fa_split_f(FA_SIXTH)));
+}
+#endif
 
 /* hard_sigmoid: alpha x + beta between 0 and 1, as an exact pair: it cancels near its zero */
 FA_INLINE fa_dd FN(fa_line)(real x, double slope, double offset) {
@@ -193,6 +286,14 @@ FA_INLINE real FN(fa_logsigmoid_value)(real x) { return -FN(fa_softplus_value)(-
 FA_INLINE real FN(fa_logsigmoid_backward)(real dy, real x) {
     return FN(fa_softplus_backward)(dy, -x, 1.0);
 }
+#if FA_BITS == 32
+#define FA_FAST_logsigmoid_backward , EXP
+FA_INLINE float fa_logsigmoid_backward_limit(void) { return 80.0f; }
+FA_INLINE float fa_logsigmoid_backward_exponent(float x) { return -x; }
+FA_INLINE float fa_logsigmoid_fast_backward(float dy, float x, fa_exp_parts e) {
+    return (void)x, fa_times_f(dy, fa_both_f(fa_logistic_f(e)));
+}
+#endif
 
 /* tanh; derivative 4 sigma(2x) sigma(-2x) = 1 / cosh^2, without 1 - tanh^2 */
 FA_INLINE real FN(fa_tanh_value)(real x) {
@@ -205,6 +306,27 @@ FA_INLINE real FN(fa_tanh_backward)(real dy, real x) {
     num slope = n_div(n_mul(n_mul(n_set(4.0), v.left), v.right), n_mul(v.sum, v.sum));
     return n_finish(n_set(dy), slope, lift);
 }
+#if FA_BITS == 32
+#define FA_FAST_tanh_forward , EXP
+#define FA_FAST_tanh_backward , EXP
+FA_INLINE float fa_tanh_forward_limit(void) { return FA_ANY; }
+FA_INLINE float fa_tanh_backward_limit(void) { return 40.0f; }
+FA_INLINE float fa_tanh_forward_exponent(float x) {
+    uint32_t size = fa_bits_f(x) & 0x7fffffff, most = 0x41200000; /* 10 */
+    return 2.0f * fa_from_bits_f(size < most ? size : most);
+}
+FA_INLINE float fa_tanh_backward_exponent(float x) { return 2.0f * fa_minus_abs_f(x); }
+FA_INLINE float fa_tanh_fast_value(float x, fa_exp_parts e) {
+    float y = fa_rounded_f(fa_tanh_half_f(e));
+    return fa_nan_of_f32(x, fa_from_bits_f(fa_bits_f(y) | (fa_bits_f(x) & 0x80000000)));
+}
+FA_INLINE float fa_tanh_fast_backward(float dy, float x, fa_exp_parts e) {
+    fa_ff slope = fa_logistic_slope_f(e);
+    (void)x;
+    slope.hi *= 4.0f, slope.lo *= 4.0f;
+    return fa_times_f(dy, slope);
+}
+#endif
 
 /* hardtanh: min(max(x, min_val), max_val); derivative 0 at both ends.  Comparisons with a float64 are
  * made in x's dtype: x < p where x < the next number of that dtype from p up. */
@@ -249,6 +371,21 @@ FA_INLINE real FN(fa_softshrink_value)(real x, double lambd) { return FN(fa_shri
 FA_INLINE real FN(fa_softshrink_backward)(real dy, real x, double lambd) {
     return FN(fa_shrink_backward)(dy, x, lambd, lambd);
 }
+#if FA_BITS == 32
+#define FA_FAST_softshrink_forward , PAIRS
+FA_INLINE float fa_softshrink_forward_limit(double lambd) {
+    fa_ff p = fa_split_f(lambd); /* two float32 must hold it: near it the difference has few digits left */
+    return (lambd >= 0) & fa_fits_f(lambd) & ((double)p.hi + (double)p.lo == lambd) ? FA_ANY : FA_NEVER;
+}
+FA_INLINE float fa_softshrink_fast_value(float x, double lambd) {
+    float hi = (float)lambd, lo = (float)(lambd - (double)hi), size = fa_abs_f(x);
+    fa_ff less = fa_fast_two_sum_f(size, -hi);
+    float y = less.hi + (less.lo - lo);
+    y = fa_from_bits_f(fa_bits_f(y) | (fa_bits_f(x) & 0x80000000));
+    y = fa_choose_f32(size > fa_down_f32(lambd), y, 0);
+    return fa_choose_f32(x == x, y, x);
+}
+#endif
 
 /* shrink: x + bias below -lambd, x - bias above lambd, else 0 */
 FA_INLINE real FN(fa_shrink_value)(real x, double bias, double lambd) {
@@ -309,6 +446,15 @@ FA_INLINE real FN(fa_softplus_backward)(real dy, real x, double beta) {
     n_logistic_parts v = n_logistic(y, lift);
     return n_finish(n_set(dy), n_div(v.left, v.sum), lift);
 }
+#if FA_BITS == 32
+#define FA_FAST_softplus_backward , EXP
+FA_INLINE float fa_softplus_backward_limit(double beta) { return beta == 1.0 ? 80.0f : FA_NEVER; }
+FA_INLINE float fa_softplus_backward_exponent(float x, double beta) { return (void)beta, x; }
+FA_INLINE float fa_softplus_fast_backward(float dy, float x, fa_exp_parts e, double beta) {
+    (void)x, (void)beta;
+    return fa_times_f(dy, fa_both_f(fa_logistic_f(e)));
+}
+#endif
 
 /* squareplus: (x + r) / 2, r = sqrt(x^2 + b), as max(x, 0) + b / (2 (r + |x|)), which does not cancel;
  * derivative (1 + x / r) / 2, i.e. q = b / (2 r (r + |x|)) for x <= 0 and 1 - q for x > 0.  b from 2^-200
@@ -439,6 +585,14 @@ FA_INLINE real FN(fa_silu_value)(real x) {
 FA_INLINE real FN(fa_silu_backward)(real dy, real x) {
     return FN(fa_nan_of)(x, FN(fa_gate_backward)(dy, n_set(FN(fa_clamp_number)(x, FA_TAIL))));
 }
+#if FA_BITS == 32
+#define FA_FAST_silu_forward , EXP
+FA_INLINE float fa_silu_forward_limit(void) { return 80.0f; }
+FA_INLINE float fa_silu_forward_exponent(float x) { return x; }
+FA_INLINE float fa_silu_fast_value(float x, fa_exp_parts e) {
+    return fa_times_f(x, fa_both_f(fa_logistic_f(e)));
+}
+#endif
 
 /* swish: x sigma(beta x), any beta.  At infinity x where sigma does not vanish. */
 FA_INLINE real FN(fa_swish_value)(real x, double beta) {
@@ -462,6 +616,21 @@ FA_INLINE real FN(fa_hardswish_backward)(real dy, real x) {
     real g = FN(fa_choose)(x >= 3, dy, n_finish(n_set(dy), slope, 1.0));
     return FN(fa_branch)(x, x > -3, g);
 }
+#if FA_BITS == 32
+#define FA_FAST_hardswish_forward , PAIRS
+#define FA_FAST_hardswish_backward , PAIRS
+FA_INLINE float fa_hardswish_forward_limit(void) { return FA_ANY; }
+FA_INLINE float fa_hardswish_backward_limit(void) { return FA_ANY; }
+FA_INLINE float fa_hardswish_fast_value(float x) {
+    float y = fa_times_f(x, fa_mul_ff(fa_fast_two_sum_f(3, x), fa_split_f(FA_SIXTH)));
+    y = fa_choose_f32(x <= -3, 0, y);
+    return fa_choose_f32(x >= 3, x, y);
+}
+FA_INLINE float fa_hardswish_fast_backward(float dy, float x) { /* 3 + 2 x has no rounding error but lo */
+    float g = fa_times_any_f(dy, fa_mul_ff(fa_fast_two_sum_f(3, 2 * x), fa_split_f(FA_SIXTH)));
+    return fa_branch_f32(x, x > -3, fa_choose_f32(x >= 3, dy, g));
+}
+#endif
 
 /* mish: x tanh(log(1 + e^x)).  With l / s and r / s for sigma(x) and sigma(-x) it is
  * x l (s + r) / (s^2 + r^2), and its derivative l ((s + r) (s^2 + r^2) + 4 x s r^2) / (s^2 + r^2)^2. */

@@ -205,34 +205,36 @@ FA_INLINE double fa_log1pexp_d(double y) {
     return p * w;
 }
 
-/* e^(z^2/2) Phi(-z), 0 <= z <= 20, zz = z^2, error 2^-32.5 */
-FA_INLINE fa_ratio fa_mills_d(double z, double zz) {
-    double p = FA_FMA(FA_FMA(0x1.989c092ed7681p-7, zz, 0x1.094610cfc37fep-2), zz, 0x1.fffffffe978e0p-2);
-    double r = FA_FMA(FA_FMA(0x1.001cc796f9d4ep-10, zz, 0x1.32eee32cfdb87p-4), zz, 0x1.08b05656b1eb6p-1);
-    double q = FA_FMA(0x1.40fd4ef0eb46fp-9, zz, 0x1.85b4cd5b2b37ep-3);
-    double s = FA_FMA(FA_FMA(0x1.000ea546ed385p-5, zz, 0x1.5c707598c86bep-1), zz, 0x1.d4f27fb48d862p+0);
-    q = FA_FMA(FA_FMA(q, zz, 0x1.7acd7ca9ff593p+0), zz, 1.0);
-    fa_ratio v = {FA_FMA(r, z, p), FA_FMA(s, z, q)};
+/* e^(z^2/2) Phi(-z), 0 <= z <= 20, error 2^-32.5: a rational function of degrees 5 and 6.  Both polynomials
+ * are in D. E. Knuth's adapted form (The Art of Computer Programming, volume 2, 4.6.4), with half of Horner's
+ * multiplications: they wait for the multipliers, while adders are idle.  Rounding costs 2^-49. */
+FA_INLINE fa_ratio fa_mills_d(double z) {
+    double y = z + 0x1.17b53b2bd3073p+1;
+    y *= y;
+    double t = FA_FMA(y + 0x1.9c68938d6db6fp+3, y, 0x1.92a5523da3126p+5);
+    double u = FA_FMA(z + 0x1.818825a37d15ep+2, z, 0x1.07513798dcb1bp+4);
+    double w = FA_FMA(z + 0x1.b72ca0c74072cp-1, u, 0x1.1500f3a5d5944p+4);
+    fa_ratio v = {FA_FMA(t, FA_FMA(z, 0x1.98844530a8092p-2, 0x1.9ad25984862a8p+0), -0x1.7e7fe7a35fb1cp+3),
+                  FA_FMA((w - u) - 0x1.8710f1488ea82p+1, w, 0x1.0e71f92e48c0cp+5)};
     return v;
 }
 
 /* The left tail of the normal distribution at -|x|, |x| <= 20: Phi(-|x|), error 2^-31.4 ... */
 FA_INLINE double fa_normal_tail_d(double x) {
     double xx = x * x;
-    fa_ratio e = fa_exp_ratio_d(xx * -0.5), m = fa_mills_d(fa_abs(x), xx);
+    fa_ratio e = fa_exp_ratio_d(xx * -0.5), m = fa_mills_d(fa_abs(x));
     return (e.top * m.top) / (e.bottom * m.bottom);
 }
 
-/* mills to 2^-38.5 */
-FA_INLINE fa_ratio fa_mills_fine_d(double z, double zz) {
-    double p = FA_FMA(0x1.9c4e98c80db1ep-13, zz, 0x1.93379aa5ca484p-6);
-    double r = FA_FMA(FA_FMA(0x1.a15bd0d4e0935p-9, zz, 0x1.d285a5fbdd7b7p-4), zz, 0x1.29ea9dfe13ee4p-1);
-    double q = FA_FMA(0x1.058a73c5c7642p-7, zz, 0x1.2c866c97e0dc5p-2);
-    double s = FA_FMA(0x1.0260063506adep-11, zz, 0x1.fd64e465d1aa3p-5);
-    p = FA_FMA(FA_FMA(p, zz, 0x1.53ae06cb5b9dbp-2), zz, 0x1.0000000002ce7p-1);
-    q = FA_FMA(FA_FMA(q, zz, 0x1.ba847b8ec4a57p+0), zz, 1.0);
-    s = FA_FMA(FA_FMA(s, zz, 0x1.c8c8a02bbccf9p-1), zz, 0x1.f62cc79e0132dp+0);
-    fa_ratio v = {FA_FMA(r, z, p), FA_FMA(s, z, q)};
+/* The same to 2^-38.5: degrees 6 and 7 */
+FA_INLINE fa_ratio fa_mills_fine_d(double z) {
+    double u = FA_FMA(z + 0x1.32986f12ea3fbp+2, z, 0x1.c293a1a91cce0p+3);
+    double w = FA_FMA(z + 0x1.e75af3f0d340cp+1, u, -0x1.0a3161757262bp+4);
+    double s = FA_FMA(z + 0x1.da2f37cdf0c4dp+2, z, 0x1.95227c57c4c8fp+4);
+    double t = FA_FMA(z + 0x1.305af41c98babp+0, s, -0x1.a309f8a959e67p+3);
+    t = FA_FMA((t - s) + 0x1.87134c53c9881p+6, t, 0x1.335d7f16fe1ccp+11);
+    fa_ratio v = {FA_FMA((w - u) + 0x1.29782d447ab78p+5, w * 0x1.988454976e030p-2, 0x1.00d673773176ap+7),
+                  FA_FMA(t, z, 0x1.fb4b214427905p+10)};
     return v;
 }
 
@@ -240,7 +242,7 @@ FA_INLINE fa_ratio fa_mills_fine_d(double z, double zz) {
  * around the zero at 0.7518, which the fine fit is for (with the other: 0.534 ULP beside it) */
 FA_INLINE double fa_normal_slope_d(double x) {
     double z = fa_abs(x), xx = x * x;
-    fa_ratio e = fa_exp_ratio_d(xx * -0.5), m = fa_mills_fine_d(z, xx);
+    fa_ratio e = fa_exp_ratio_d(xx * -0.5), m = fa_mills_fine_d(z);
     double top = FA_FMA(z * -0x1.9884533d43651p-2, m.bottom, m.top);
     return (e.top * top) / (e.bottom * m.bottom);
 }

@@ -12,6 +12,7 @@
  * Grades and error bounds of the functions: vmath.h.  `lift` (see there) scales deep left tails of
  * the float64 grade; in the float32 grade double has range enough, lift is 1 and costs nothing.
  */
+#include "pairs.h"
 #include "vmath.h"
 
 #undef real
@@ -107,7 +108,7 @@ typedef uint32_t fa_pattern_f32;
 
 #define n_lift(cond) 1.0
 #define n_finish(c, m, lift) ((void)(lift), (real)((c) * (m)))
-#define n_finish_add(b, c, m, lift) ((void)(lift), (real)((b) + (c) * (m)))
+#define n_finish_add(b, c, m, lift) ((void)(lift), (real)FA_FMA((c), (m), (b)))
 #define n_exp(y, lift) ((void)(lift), fa_exp_d(y))
 #define n_expm1(y) fa_expm1_d(y)
 #define n_tanh_half(y) fa_tanh_half_d(y)

@@ -1,0 +1,205 @@
+/* The float32 grade without float64: numbers as unevaluated sums of two float32, which take half the
+ * vector registers and no conversions.  For arguments within a range; see kernels.inc on what happens
+ * beyond it.  Relative errors are below about 2^-31, so that one last rounding gives 0.51 ULP.
+ *
+ * Needs fused multiply-add: without it float32 rows stay in float64. */
+#ifndef FASTACT_PAIRS_H
+#define FASTACT_PAIRS_H
+
+#include <stddef.h>
+
+#include "vmath.h"
+
+#define FA_FMAF(a, b, c) __builtin_fmaf((a), (b), (c))
+
+FA_INLINE uint32_t fa_bits_f(float x) {
+    uint32_t u;
+    memcpy(&u, &x, sizeof u);
+    return u;
+}
+
+FA_INLINE float fa_from_bits_f(uint32_t u) {
+    float x;
+    memcpy(&x, &u, sizeof x);
+    return x;
+}
+
+FA_INLINE float fa_abs_f(float x) { return fa_from_bits_f(fa_bits_f(x) & 0x7fffffff); }
+
+FA_INLINE float fa_minus_abs_f(float x) { return fa_from_bits_f(fa_bits_f(x) | 0x80000000); }
+
+/* Positive numbers in their order, NaN above all, negative ones below. */
+FA_INLINE int32_t fa_order_f(float x) { return (int32_t)fa_bits_f(x); }
+
+#define FA_ANY fa_from_bits_f(0x7fffffff) /* a limit: even of NaN */
+#define FA_NEVER -1.0f
+
+FA_INLINE int32_t fa_larger_f(int32_t most, float x) {
+    int32_t size = fa_order_f(fa_abs_f(x));
+    return most > size ? most : size;
+}
+
+FA_INLINE int fa_within_f(float x, int32_t reach) { return fa_order_f(fa_abs_f(x)) <= reach; }
+
+FA_INLINE int fa_all_within_f(const float *x, ptrdiff_t n, int32_t reach) {
+    int32_t most = 0;
+    if (reach == fa_order_f(FA_ANY)) return 1;
+    for (ptrdiff_t i = 0; i < n; i++) most = fa_larger_f(most, x[i]);
+    return most <= reach;
+}
+
+/* ---- pairs ----------------------------------------------------------------------------------- */
+
+typedef struct {
+    float hi, lo;
+} fa_ff;
+
+/* The number nearer to 0 and what it lacks: with lo of hi's sign, and not 0, a product with an infinity is
+ * no NaN and one with a zero keeps its sign. */
+FA_INLINE fa_ff fa_split_f(double p) {
+    float near = (float)p;
+    near = fa_from_bits_f(fa_bits_f(near) - (near != 0.0f));
+    fa_ff v = {near, (float)(p - (double)near)};
+    return v;
+}
+
+FA_INLINE int fa_fits_f(double p) { /* into a pair, with all its digits that count */
+    return (p == 0.0) | ((fa_abs(p) >= 0x1p-90) & (fa_abs(p) <= 0x1p90));
+}
+
+/* a + b exactly, |a| >= |b| or a = 0 */
+FA_INLINE fa_ff fa_fast_two_sum_f(float a, float b) {
+    float s = a + b;
+    fa_ff v = {s, b - (s - a)};
+    return v;
+}
+
+FA_INLINE fa_ff fa_mul_ff(fa_ff a, fa_ff b) {
+    float p = a.hi * b.hi;
+    fa_ff v = {p, FA_FMAF(a.hi, b.lo, FA_FMAF(a.lo, b.hi, FA_FMAF(a.hi, b.hi, -p)))};
+    return v;
+}
+
+/* x p, rounded once */
+FA_INLINE float fa_times_f(float x, fa_ff p) { return FA_FMAF(x, p.hi, x * p.lo); }
+
+/* The same of any x, whatever the signs in p: where the sum of the two products is 0 or NaN, the sign and
+ * the infinity of the first. */
+FA_INLINE float fa_times_any_f(float x, fa_ff p) {
+    float first = x * p.hi, y = fa_times_f(x, p);
+    return __builtin_islessgreater(y, 0.0f) ? y : first;
+}
+
+/* ---- exponential ----------------------------------------------------------------------------- */
+
+#define FA_ROUND_F 12582912.0f /* 1.5 * 2^23, as FA_ROUND */
+
+/* y = k ln2 + r, |r| <= ln2/2.  r is rounded; head - k FA_LN2_TAIL is it with all digits, and head exact. */
+typedef struct {
+    float rounded, minus_k, head, r;
+} fa_reduced_f;
+
+#define FA_LN2_TAIL 0x1.7f7d1cp-20f
+
+FA_INLINE fa_reduced_f fa_reduce_f(float y) {
+    float t = FA_FMAF(y, 0x1.715476p+0f, FA_ROUND_F), minus_k = FA_ROUND_F - t;
+    float head = FA_FMAF(minus_k, 0x1.62e4p-1f, y);
+    fa_reduced_f v = {t, minus_k, head, FA_FMAF(minus_k, FA_LN2_TAIL, head)};
+    return v;
+}
+
+FA_INLINE float fa_pow2_f(float rounded) { return fa_from_bits_f(0x3f800000u + (fa_bits_f(rounded) << 23)); }
+FA_INLINE float fa_pow2_inverse_f(float rounded) { return fa_from_bits_f(0x3f800000u - (fa_bits_f(rounded) << 23)); }
+
+/* e^r = (left + low) / (right - low) = (2 + u) / (2 - u) with u = 2 tanh(r / 2) = r - r^3 / 12 + ...: all but
+ * 2^-8 of u is r, so float32's own precision serves the polynomial.  u's multiple of 2^-22 goes to left and
+ * right, which are exact, and the rest, up to 2^-23, to low. */
+typedef struct {
+    float left, right, low, rounded;
+} fa_exp_parts;
+
+FA_INLINE fa_exp_parts fa_exp_parts_f(float y) {
+    fa_reduced_f v = fa_reduce_f(y);
+    float s = v.r * v.r;
+    float c = FA_FMAF(s, -0x1.55554ep-4f, (s * s) * FA_FMAF(s, -0x1.afc02ap-11f, 0x1.110572p-7f));
+    float u = FA_FMAF(c, v.r, v.r + 3.0f) - 3.0f;
+    float low = FA_FMAF(v.minus_k, FA_LN2_TAIL, FA_FMAF(c, v.r, v.head - u));
+    fa_exp_parts e = {2.0f + u, 2.0f - u, low, v.rounded};
+    return e;
+}
+
+enum { FA_STRETCH = 256 };
+
+typedef struct {
+    _Alignas(64) float left[FA_STRETCH], low[FA_STRETCH], rounded[FA_STRETCH];
+} fa_exp_stretch;
+
+FA_INLINE void fa_put_exp_f(fa_exp_stretch *v, ptrdiff_t i, fa_exp_parts e) {
+    v->left[i] = e.left, v->low[i] = e.low, v->rounded[i] = e.rounded;
+}
+
+FA_INLINE fa_exp_parts fa_get_exp_f(const fa_exp_stretch *v, ptrdiff_t i) {
+    fa_exp_parts e = {v->left[i], 4.0f - v->left[i], v->low[i], v->rounded[i]};
+    return e;
+}
+
+/* (top + top_low) / (bottom + bottom_low) = quotient + rest * inverse, rest of top's sign and not 0: as in
+ * fa_split_f, to which end inverse is 2^-20 short. */
+typedef struct {
+    float quotient, rest, inverse;
+} fa_quotient;
+
+FA_INLINE fa_quotient fa_divide_f(float top, float top_low, float bottom, float bottom_low) {
+    float inverse = 0x1.ffffep-1f / bottom, q = top * inverse;
+    fa_quotient v = {q, FA_FMAF(-q, bottom, top) + FA_FMAF(-q, bottom_low, top_low), inverse};
+    return v;
+}
+
+FA_INLINE float fa_rounded_f(fa_quotient v) { return FA_FMAF(v.rest, v.inverse, v.quotient); }
+
+FA_INLINE fa_ff fa_both_f(fa_quotient v) {
+    fa_ff p = {v.quotient, v.rest * v.inverse};
+    return p;
+}
+
+/* e^y, |y| <= 87 */
+FA_INLINE fa_ff fa_exp_f(fa_exp_parts e) {
+    fa_ff v = fa_both_f(fa_divide_f(e.left, e.low, e.right, -e.low));
+    float scale = fa_pow2_f(e.rounded);
+    v.hi *= scale, v.lo *= scale;
+    return v;
+}
+
+/* e^y - 1, -87 <= y <= 0; a zero keeps its sign */
+FA_INLINE fa_quotient fa_expm1_f(fa_exp_parts e) {
+    float scale = fa_pow2_f(e.rounded);
+    float top = FA_FMAF(scale, e.left, -e.right), top_low = FA_FMAF(scale, e.left, -(top + e.right));
+    fa_ff n = fa_fast_two_sum_f(top, FA_FMAF(e.low, 1.0f + scale, top_low));
+    return fa_divide_f(n.hi, n.lo, e.right, -e.low);
+}
+
+/* The logistic function, |y| <= 80 */
+FA_INLINE fa_quotient fa_logistic_f(fa_exp_parts e) {
+    float m = fa_pow2_inverse_f(e.rounded), sum = FA_FMAF(m, e.right, e.left), b = sum - e.left;
+    float sum_low = FA_FMAF(m, e.right, -b) + (e.left - (sum - b));
+    return fa_divide_f(e.left, e.low, sum, FA_FMAF(-m, e.low, e.low) + sum_low);
+}
+
+/* Its derivative, y <= 0 */
+FA_INLINE fa_ff fa_logistic_slope_f(fa_exp_parts e) {
+    fa_ff v = fa_both_f(fa_logistic_f(e));
+    float p = FA_FMAF(-v.hi, v.hi, v.hi) * 0x1.ffffep-1f;
+    fa_ff s = {p, FA_FMAF(v.lo, FA_FMAF(-2.0f, v.hi, 1.0f), FA_FMAF(-v.hi, v.hi, v.hi - p))};
+    return s;
+}
+
+/* tanh(y / 2), 0 <= y <= 20 */
+FA_INLINE fa_quotient fa_tanh_half_f(fa_exp_parts e) {
+    float m = fa_pow2_inverse_f(e.rounded);
+    float top = FA_FMAF(-m, e.right, e.left), bottom = FA_FMAF(m, e.right, e.left);
+    float top_low = FA_FMAF(-m, e.right, e.left - top), bottom_low = FA_FMAF(m, e.right, e.left - bottom);
+    fa_ff n = fa_fast_two_sum_f(top, FA_FMAF(e.low, 1.0f + m, top_low));
+    return fa_divide_f(n.hi, n.lo, bottom, FA_FMAF(e.low, 1.0f - m, bottom_low));
+}
+
+#endif
