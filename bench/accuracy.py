@@ -32,7 +32,15 @@ import fastact as fa
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 RECORD = ROOT / "docs" / "accuracy.json"
-KERNELS = ["activations.def", "activations.h", "vmath.h", "pairs.h", "working.h", "half.inc", "kernels.inc"]
+KERNELS = [
+    "activations.def",
+    "activations.h",
+    "vmath.h",
+    "pairs.h",
+    "working.h",
+    "half.inc",
+    "kernels.inc",
+]
 KERNELS += [f"isa{name}" for name in (".inc", "_list.inc", "_real.inc")]
 KERNELS += [f"isa_{name}.c" for name in ("baseline", "avx2", "avx512", "neon")]
 STRIDE = 251  # of the sample: 2^32 / 251 > 2^24 bit patterns

@@ -5,6 +5,8 @@
  *   fa_<name>_backward(dy, x, parameters...)   dy * f'(x)
  *   fa_<name>_param_gradient(dy, x, parameter) dy * df/dparameter, as double
  *
+ * and, where that is faster, second bodies for float32, fa_<name>_fast_*: see kernels.inc.
+ *
  * All are branch-free and round once.  Bounds, unless stated otherwise: float32 0.51 ULP, forward and
  * backward (near a zero of f' at most 2^-33 |dy|); float64 1 ULP forward, 2 ULP backward (near a zero
  * of f' 2^-52 |dy|).  ULP: spacing at the exact result, at least the smallest subnormal.
@@ -135,16 +137,16 @@ FA_INLINE real FN(fa_elu_backward)(real dy, real x, double alpha) {
 #define FA_FAST_elu_forward , EXP
 #define FA_FAST_elu_backward , EXP
 FA_INLINE float fa_elu_forward_limit(double alpha) { return alpha == 1.0 ? FA_ANY : FA_NEVER; }
-FA_INLINE float fa_elu_backward_limit(double alpha) { return alpha == 1.0 ? 80.0f : FA_NEVER; }
+FA_INLINE float fa_elu_backward_limit(double alpha) { return alpha == 1.0 ? FA_EXP_LIMIT_F : FA_NEVER; }
 FA_INLINE float fa_elu_forward_exponent(float x, double alpha) {
     return (void)alpha, fa_floor_number_f32(x, -30.0f);
 }
 FA_INLINE float fa_elu_fast_value(float x, fa_exp_parts e, double alpha) {
     (void)alpha;
     float low = fa_rounded_f(fa_expm1_f(e));
-    return x <= 0 ? low : x;
+    return x < 0 ? low : x; /* keeps -0 */
 }
-FA_INLINE float fa_elu_backward_exponent(float x, double alpha) { return (void)alpha, x; }
+FA_INLINE float fa_elu_backward_exponent(float x, double alpha) { return (void)alpha, fa_bounded_f(x); }
 FA_INLINE float fa_elu_fast_backward(float dy, float x, fa_exp_parts e, double alpha) {
     (void)alpha;
     float low = fa_times_f(dy, fa_exp_f(e));
@@ -173,8 +175,8 @@ FA_INLINE real FN(fa_selu_backward)(real dy, real x) {
 }
 #if FA_BITS == 32
 #define FA_FAST_selu_backward , EXP
-FA_INLINE float fa_selu_backward_limit(void) { return 80.0f; }
-FA_INLINE float fa_selu_backward_exponent(float x) { return x; }
+FA_INLINE float fa_selu_backward_limit(void) { return FA_EXP_LIMIT_F; }
+FA_INLINE float fa_selu_backward_exponent(float x) { return fa_bounded_f(x); }
 FA_INLINE float fa_selu_fast_backward(float dy, float x, fa_exp_parts e) {
     float high = fa_times_f(dy, fa_split_f(FA_SELU_SCALE));
     float low = fa_times_f(dy, fa_mul_ff(fa_exp_f(e), fa_split_f(FA_SELU_SCALE_ALPHA)));
@@ -201,9 +203,15 @@ FA_INLINE real FN(fa_celu_backward)(real dy, real x, double alpha) {
 #define FA_FAST_celu_backward , EXP
 FA_INLINE float fa_celu_forward_limit(double alpha) { return fa_elu_forward_limit(alpha); }
 FA_INLINE float fa_celu_backward_limit(double alpha) { return fa_elu_backward_limit(alpha); }
-FA_INLINE float fa_celu_forward_exponent(float x, double alpha) { return fa_elu_forward_exponent(x, alpha); }
-FA_INLINE float fa_celu_fast_value(float x, fa_exp_parts e, double alpha) { return fa_elu_fast_value(x, e, alpha); }
-FA_INLINE float fa_celu_backward_exponent(float x, double alpha) { return (void)alpha, x; }
+FA_INLINE float fa_celu_forward_exponent(float x, double alpha) {
+    return fa_elu_forward_exponent(x, alpha);
+}
+FA_INLINE float fa_celu_backward_exponent(float x, double alpha) {
+    return fa_elu_backward_exponent(x, alpha);
+}
+FA_INLINE float fa_celu_fast_value(float x, fa_exp_parts e, double alpha) {
+    return fa_elu_fast_value(x, e, alpha);
+}
 FA_INLINE float fa_celu_fast_backward(float dy, float x, fa_exp_parts e, double alpha) {
     return fa_elu_fast_backward(dy, x, e, alpha);
 }
@@ -225,11 +233,13 @@ FA_INLINE real FN(fa_sigmoid_backward)(real dy, real x) {
 #if FA_BITS == 32
 #define FA_FAST_sigmoid_forward , EXP
 #define FA_FAST_sigmoid_backward , EXP
-FA_INLINE float fa_sigmoid_forward_limit(void) { return 80.0f; }
-FA_INLINE float fa_sigmoid_backward_limit(void) { return 80.0f; }
-FA_INLINE float fa_sigmoid_forward_exponent(float x) { return x; }
-FA_INLINE float fa_sigmoid_backward_exponent(float x) { return fa_minus_abs_f(x); }
-FA_INLINE float fa_sigmoid_fast_value(float x, fa_exp_parts e) { return (void)x, fa_rounded_f(fa_logistic_f(e)); }
+FA_INLINE float fa_sigmoid_forward_limit(void) { return FA_EXP_LIMIT_F; }
+FA_INLINE float fa_sigmoid_backward_limit(void) { return FA_EXP_LIMIT_F; }
+FA_INLINE float fa_sigmoid_forward_exponent(float x) { return fa_bounded_f(x); }
+FA_INLINE float fa_sigmoid_backward_exponent(float x) { return fa_bounded_minus_abs_f(x); }
+FA_INLINE float fa_sigmoid_fast_value(float x, fa_exp_parts e) {
+    return (void)x, fa_rounded_f(fa_logistic_f(e));
+}
 FA_INLINE float fa_sigmoid_fast_backward(float dy, float x, fa_exp_parts e) {
     return (void)x, fa_times_f(dy, fa_logistic_slope_f(e));
 }
@@ -288,8 +298,8 @@ FA_INLINE real FN(fa_logsigmoid_backward)(real dy, real x) {
 }
 #if FA_BITS == 32
 #define FA_FAST_logsigmoid_backward , EXP
-FA_INLINE float fa_logsigmoid_backward_limit(void) { return 80.0f; }
-FA_INLINE float fa_logsigmoid_backward_exponent(float x) { return -x; }
+FA_INLINE float fa_logsigmoid_backward_limit(void) { return FA_EXP_LIMIT_F; }
+FA_INLINE float fa_logsigmoid_backward_exponent(float x) { return fa_bounded_f(-x); }
 FA_INLINE float fa_logsigmoid_fast_backward(float dy, float x, fa_exp_parts e) {
     return (void)x, fa_times_f(dy, fa_both_f(fa_logistic_f(e)));
 }
@@ -310,12 +320,12 @@ FA_INLINE real FN(fa_tanh_backward)(real dy, real x) {
 #define FA_FAST_tanh_forward , EXP
 #define FA_FAST_tanh_backward , EXP
 FA_INLINE float fa_tanh_forward_limit(void) { return FA_ANY; }
-FA_INLINE float fa_tanh_backward_limit(void) { return 40.0f; }
+FA_INLINE float fa_tanh_backward_limit(void) { return FA_EXP_LIMIT_F / 2; }
 FA_INLINE float fa_tanh_forward_exponent(float x) {
     uint32_t size = fa_bits_f(x) & 0x7fffffff, most = 0x41200000; /* 10 */
     return 2.0f * fa_from_bits_f(size < most ? size : most);
 }
-FA_INLINE float fa_tanh_backward_exponent(float x) { return 2.0f * fa_minus_abs_f(x); }
+FA_INLINE float fa_tanh_backward_exponent(float x) { return fa_bounded_minus_abs_f(2.0f * x); }
 FA_INLINE float fa_tanh_fast_value(float x, fa_exp_parts e) {
     float y = fa_rounded_f(fa_tanh_half_f(e));
     return fa_nan_of_f32(x, fa_from_bits_f(fa_bits_f(y) | (fa_bits_f(x) & 0x80000000)));
@@ -375,15 +385,15 @@ FA_INLINE real FN(fa_softshrink_backward)(real dy, real x, double lambd) {
 #define FA_FAST_softshrink_forward , PAIRS
 FA_INLINE float fa_softshrink_forward_limit(double lambd) {
     fa_ff p = fa_split_f(lambd); /* two float32 must hold it: near it the difference has few digits left */
-    return (lambd >= 0) & fa_fits_f(lambd) & ((double)p.hi + (double)p.lo == lambd) ? FA_ANY : FA_NEVER;
+    int held = (double)p.hi + (double)p.lo == lambd;
+    return lambd >= 0 && fa_fits_f(lambd) && held ? FA_ANY : FA_NEVER;
 }
 FA_INLINE float fa_softshrink_fast_value(float x, double lambd) {
     float hi = (float)lambd, lo = (float)(lambd - (double)hi), size = fa_abs_f(x);
     fa_ff less = fa_fast_two_sum_f(size, -hi);
-    float y = less.hi + (less.lo - lo);
+    float y = fa_choose_f32(size > FA_LARGEST, size, less.hi + (less.lo - lo));
     y = fa_from_bits_f(fa_bits_f(y) | (fa_bits_f(x) & 0x80000000));
-    y = fa_choose_f32(size > fa_down_f32(lambd), y, 0);
-    return fa_choose_f32(x == x, y, x);
+    return fa_choose_f32(size <= fa_down_f32(lambd), 0, y);
 }
 #endif
 
@@ -448,8 +458,8 @@ FA_INLINE real FN(fa_softplus_backward)(real dy, real x, double beta) {
 }
 #if FA_BITS == 32
 #define FA_FAST_softplus_backward , EXP
-FA_INLINE float fa_softplus_backward_limit(double beta) { return beta == 1.0 ? 80.0f : FA_NEVER; }
-FA_INLINE float fa_softplus_backward_exponent(float x, double beta) { return (void)beta, x; }
+FA_INLINE float fa_softplus_backward_limit(double beta) { return beta == 1.0 ? FA_EXP_LIMIT_F : FA_NEVER; }
+FA_INLINE float fa_softplus_backward_exponent(float x, double beta) { return (void)beta, fa_bounded_f(x); }
 FA_INLINE float fa_softplus_fast_backward(float dy, float x, fa_exp_parts e, double beta) {
     (void)x, (void)beta;
     return fa_times_f(dy, fa_both_f(fa_logistic_f(e)));
@@ -587,8 +597,8 @@ FA_INLINE real FN(fa_silu_backward)(real dy, real x) {
 }
 #if FA_BITS == 32
 #define FA_FAST_silu_forward , EXP
-FA_INLINE float fa_silu_forward_limit(void) { return 80.0f; }
-FA_INLINE float fa_silu_forward_exponent(float x) { return x; }
+FA_INLINE float fa_silu_forward_limit(void) { return FA_EXP_LIMIT_F; }
+FA_INLINE float fa_silu_forward_exponent(float x) { return fa_bounded_f(x); }
 FA_INLINE float fa_silu_fast_value(float x, fa_exp_parts e) {
     return fa_times_f(x, fa_both_f(fa_logistic_f(e)));
 }

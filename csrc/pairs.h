@@ -26,8 +26,6 @@ FA_INLINE float fa_from_bits_f(uint32_t u) {
 
 FA_INLINE float fa_abs_f(float x) { return fa_from_bits_f(fa_bits_f(x) & 0x7fffffff); }
 
-FA_INLINE float fa_minus_abs_f(float x) { return fa_from_bits_f(fa_bits_f(x) | 0x80000000); }
-
 /* Positive numbers in their order, NaN above all, negative ones below. */
 FA_INLINE int32_t fa_order_f(float x) { return (int32_t)fa_bits_f(x); }
 
@@ -92,6 +90,22 @@ FA_INLINE float fa_times_any_f(float x, fa_ff p) {
 
 /* ---- exponential ----------------------------------------------------------------------------- */
 
+/* |y| up to which quotients of e^y and 1, and the rests beside them, are far from subnormal. */
+#define FA_EXP_LIMIT_F 70.0f
+
+/* y and -|y| within that limit; a NaN becomes a limit, in the order of bit patterns (see working.h) */
+FA_INLINE float fa_bounded_f(float y) {
+    const int32_t most = fa_order_f(FA_EXP_LIMIT_F);
+    const uint32_t least = fa_bits_f(-FA_EXP_LIMIT_F);
+    uint32_t u = (uint32_t)(fa_order_f(y) < most ? fa_order_f(y) : most);
+    return fa_from_bits_f(u < least ? u : least);
+}
+
+FA_INLINE float fa_bounded_minus_abs_f(float y) {
+    const uint32_t u = fa_bits_f(y) | 0x80000000u, least = fa_bits_f(-FA_EXP_LIMIT_F);
+    return fa_from_bits_f(u < least ? u : least);
+}
+
 #define FA_ROUND_F 12582912.0f /* 1.5 * 2^23, as FA_ROUND */
 
 /* y = k ln2 + r, |r| <= ln2/2.  r is rounded; head - k FA_LN2_TAIL is it with all digits, and head exact. */
@@ -108,8 +122,12 @@ FA_INLINE fa_reduced_f fa_reduce_f(float y) {
     return v;
 }
 
-FA_INLINE float fa_pow2_f(float rounded) { return fa_from_bits_f(0x3f800000u + (fa_bits_f(rounded) << 23)); }
-FA_INLINE float fa_pow2_inverse_f(float rounded) { return fa_from_bits_f(0x3f800000u - (fa_bits_f(rounded) << 23)); }
+FA_INLINE float fa_pow2_f(float rounded) { /* 2^k, and 2^-k */
+    return fa_from_bits_f(0x3f800000u + (fa_bits_f(rounded) << 23));
+}
+FA_INLINE float fa_pow2_minus_f(float rounded) {
+    return fa_from_bits_f(0x3f800000u - (fa_bits_f(rounded) << 23));
+}
 
 /* e^r = (left + low) / (right - low) = (2 + u) / (2 - u) with u = 2 tanh(r / 2) = r - r^3 / 12 + ...: all but
  * 2^-8 of u is r, so float32's own precision serves the polynomial.  u's multiple of 2^-22 goes to left and
@@ -128,7 +146,8 @@ FA_INLINE fa_exp_parts fa_exp_parts_f(float y) {
     return e;
 }
 
-enum { FA_STRETCH = 256 };
+/* A stretch's parts, between the loops of kernels.inc. */
+enum { FA_STRETCH = 128 };
 
 typedef struct {
     _Alignas(64) float left[FA_STRETCH], low[FA_STRETCH], rounded[FA_STRETCH];
@@ -162,7 +181,7 @@ FA_INLINE fa_ff fa_both_f(fa_quotient v) {
     return p;
 }
 
-/* e^y, |y| <= 87 */
+/* e^y, |y| <= FA_EXP_LIMIT_F here and below */
 FA_INLINE fa_ff fa_exp_f(fa_exp_parts e) {
     fa_ff v = fa_both_f(fa_divide_f(e.left, e.low, e.right, -e.low));
     float scale = fa_pow2_f(e.rounded);
@@ -170,7 +189,7 @@ FA_INLINE fa_ff fa_exp_f(fa_exp_parts e) {
     return v;
 }
 
-/* e^y - 1, -87 <= y <= 0; a zero keeps its sign */
+/* e^y - 1, -30 <= y <= 0; a zero keeps its sign */
 FA_INLINE fa_quotient fa_expm1_f(fa_exp_parts e) {
     float scale = fa_pow2_f(e.rounded);
     float top = FA_FMAF(scale, e.left, -e.right), top_low = FA_FMAF(scale, e.left, -(top + e.right));
@@ -178,9 +197,9 @@ FA_INLINE fa_quotient fa_expm1_f(fa_exp_parts e) {
     return fa_divide_f(n.hi, n.lo, e.right, -e.low);
 }
 
-/* The logistic function, |y| <= 80 */
+/* The logistic function */
 FA_INLINE fa_quotient fa_logistic_f(fa_exp_parts e) {
-    float m = fa_pow2_inverse_f(e.rounded), sum = FA_FMAF(m, e.right, e.left), b = sum - e.left;
+    float m = fa_pow2_minus_f(e.rounded), sum = FA_FMAF(m, e.right, e.left), b = sum - e.left;
     float sum_low = FA_FMAF(m, e.right, -b) + (e.left - (sum - b));
     return fa_divide_f(e.left, e.low, sum, FA_FMAF(-m, e.low, e.low) + sum_low);
 }
@@ -195,7 +214,7 @@ FA_INLINE fa_ff fa_logistic_slope_f(fa_exp_parts e) {
 
 /* tanh(y / 2), 0 <= y <= 20 */
 FA_INLINE fa_quotient fa_tanh_half_f(fa_exp_parts e) {
-    float m = fa_pow2_inverse_f(e.rounded);
+    float m = fa_pow2_minus_f(e.rounded);
     float top = FA_FMAF(-m, e.right, e.left), bottom = FA_FMAF(m, e.right, e.left);
     float top_low = FA_FMAF(-m, e.right, e.left - top), bottom_low = FA_FMAF(m, e.right, e.left - bottom);
     fa_ff n = fa_fast_two_sum_f(top, FA_FMAF(e.low, 1.0f + m, top_low));

@@ -2,9 +2,9 @@
 
 *Names.* An activation's name may occur in the table, the C bodies, the reference, tests/oracle.py
 and generated text only. Elsewhere it may occur in comments and docstrings, which are stripped here,
-and as mathematics: `np.tanh` and the like, and in vmath.h and working.h, which are about functions
-of C's maths library, a name of Python's `math`. What is left of C, Cython and Python is searched
-for the name between anything but letters and digits, so `fa_NAME_value` counts too.
+and as mathematics: `np.tanh` and the like, and in vmath.h, pairs.h and working.h, which are about
+functions of C's maths library, a name of Python's `math`. What is left of C, Cython and Python is
+searched for the name between anything but letters and digits, so `fa_NAME_value` counts too.
 """
 
 import ast
@@ -35,7 +35,7 @@ FOREIGN = (
     "rrelu_training",  # a public function of its own: no row could say it
     "fuse_norm_relu",  # a flag of oneDNN's interface
 )
-MATHS = {"csrc/vmath.h", "csrc/working.h"}
+MATHS = {"csrc/vmath.h", "csrc/pairs.h", "csrc/working.h"}
 FOLDERS = {
     "csrc": "c h inc",
     "fastact": "py pyx pxd",

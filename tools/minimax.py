@@ -1,4 +1,4 @@
-"""Coefficients of csrc/vmath.h: minimax fits by the Remez exchange, in 60-digit arithmetic.
+"""Coefficients of csrc/vmath.h and pairs.h: minimax fits by the Remez exchange, in 60 digits.
 
 Run it to print every coefficient list with the relative error of the fit before
 the coefficients are rounded to float64 (the second number of a pair is what the first left over):
@@ -176,6 +176,94 @@ CONSTANTS = {
 }
 
 
+# ---- adapted forms -----------------------------------------------------------------------------
+#
+# D. E. Knuth, The Art of Computer Programming, volume 2, section 4.6.4: monic polynomials of degree
+# 5 and 6 with three multiplications.  A cubic equation gives the first parameter, by up to three
+# real roots.
+
+
+def real_roots_of_cubic(f):
+    nodes = [mp.mpf(k) for k in range(-2, 2)]
+    powers = mp.matrix([[x**j for j in (3, 2, 1, 0)] for x in nodes])
+    cubic = mp.lu_solve(powers, mp.matrix([f(x) for x in nodes]))
+    roots = mp.polyroots(list(cubic), maxsteps=500, extraprec=500)
+    return [mp.re(r) for r in roots if abs(mp.im(r)) < mp.mpf(10) ** -25]
+
+
+def adapted_five(u):
+    """((y + a1) y + a2) (x + a3) + a4, y = (x + a0)^2"""
+
+    def shifted(a0):  # the coefficients in x + a0
+        v = [*u[:5], mp.mpf(1)]
+        for i in range(5):
+            for j in range(4, i - 1, -1):
+                v[j] -= a0 * v[j + 1]
+        return v
+
+    def rest(a0):
+        _, _, v2, v3, v4, _ = shifted(a0)
+        return v2 - v3 * v4
+
+    for a0 in real_roots_of_cubic(rest):
+        v = shifted(a0)
+        yield a0, v[3], v[1], v[4] + a0, v[0] - v[1] * v[4]
+
+
+def adapted_six(u):
+    """(w - z + a4) w + a5, z = (x + a0) x + a1, w = (x + a2) z + a3"""
+    s = (u[5] + 1) / 2
+
+    def parts(a0):  # w = x^3 + s x^2 + g x + h, w - z + a4 = x^3 + ... + i
+        g = (u[4] - s * (s - 1) + a0) / 2
+        both = u[3] - s * (g - a0) - g * (s - 1)  # h + i
+        h = s * both - (u[2] - g * (g - a0))
+        return g, h, both - h
+
+    def rest(a0):
+        g, h, i = parts(a0)
+        return g * i + h * (g - a0) - u[1]
+
+    for a0 in real_roots_of_cubic(rest):
+        g, h, i = parts(a0)
+        a2 = s - a0
+        a1 = g - a0 * a2
+        a3 = h - a1 * a2
+        yield a0, a1, a2, a3, i - h + a1, u[0] - h * i
+
+
+def show_adapted(fit):
+    p, q, _ = FITS[fit]()
+    print(f"{fit}, adapted: the ratio of the leading coefficients is {pair(p[-1] / q[-1])}")
+    for label, c in (("p", p), ("q", q)):
+        monic = [v / c[-1] for v in c]
+        if len(monic) == 8:  # x times a polynomial of degree 6, plus a constant
+            print(f"  {label}: constant {float(monic.pop(0)).hex()}")
+        for choice in adapted_five(monic) if len(monic) == 6 else adapted_six(monic):
+            print(f"  {label}:", *(float(a).hex() for a in choice))
+
+
+def float32_fit(f, hi, count):
+    """Coefficients of float32, one rounded after the other and the rest fitted again.
+
+    Those of fa_exp_parts_f are some units off: there the largest error over all inputs is least.
+    """
+    rounded = []
+    for k in range(count):
+        zeros = [mp.cos(mp.pi * (i + mp.mpf(1) / 2) / (count - k)) for i in range(count - k)]
+        nodes = [hi * (1 - z) / 2 for z in zeros]
+        known = lambda x: sum(c * x**j for j, c in enumerate(rounded))  # noqa: E731
+        a = mp.matrix([[x**j for j in range(k, count)] for x in nodes])
+        left = mp.lu_solve(a, mp.matrix([f(x) - known(x) for x in nodes]))
+        mantissa, exponent = mp.frexp(left[0])
+        rounded.append(mp.nint(mantissa * 2**24) * mp.mpf(2) ** (exponent - 24))
+    return rounded
+
+
+def twice_tanh_half_rest(s):  # (2 tanh(r / 2) / r - 1) / s, s = r^2
+    return (2 * tanh_half(s) - 1) / s
+
+
 def ln2_in_parts():
     """ln2 in parts of 40 bits, the last of 53: k times a part is exact for |k| < 2^13."""
     parts, rest = [], mp.log(2)
@@ -205,3 +293,7 @@ if __name__ == "__main__":
         for constant, value in CONSTANTS.items():
             print(f"{constant}: {pair(value)}")
         print("ln2 in parts:", *(float(part).hex() for part in ln2_in_parts()))
+        for fit in ("mills_d", "mills_fine_d"):
+            show_adapted(fit)
+        small = float32_fit(twice_tanh_half_rest, HALF_LN2**2, 3)
+        print("exp_parts_f:", *(float(c).hex() for c in small))
