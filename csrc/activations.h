@@ -146,7 +146,7 @@ FA_INLINE float fa_elu_fast_value(float x, fa_exp_parts e, double alpha) {
     float low = fa_rounded_f(fa_expm1_f(e));
     return x < 0 ? low : x; /* keeps -0 */
 }
-FA_INLINE float fa_elu_backward_exponent(float x, double alpha) { return (void)alpha, fa_bounded_f(x); }
+FA_INLINE float fa_elu_backward_exponent(float x, double alpha) { return (void)alpha, x; }
 FA_INLINE float fa_elu_fast_backward(float dy, float x, fa_exp_parts e, double alpha) {
     (void)alpha;
     float low = fa_times_f(dy, fa_exp_f(e));
@@ -176,7 +176,7 @@ FA_INLINE real FN(fa_selu_backward)(real dy, real x) {
 #if FA_BITS == 32
 #define FA_FAST_selu_backward , EXP
 FA_INLINE float fa_selu_backward_limit(void) { return FA_EXP_LIMIT_F; }
-FA_INLINE float fa_selu_backward_exponent(float x) { return fa_bounded_f(x); }
+FA_INLINE float fa_selu_backward_exponent(float x) { return x; }
 FA_INLINE float fa_selu_fast_backward(float dy, float x, fa_exp_parts e) {
     float high = fa_times_f(dy, fa_split_f(FA_SELU_SCALE));
     float low = fa_times_f(dy, fa_mul_ff(fa_exp_f(e), fa_split_f(FA_SELU_SCALE_ALPHA)));
@@ -235,8 +235,8 @@ FA_INLINE real FN(fa_sigmoid_backward)(real dy, real x) {
 #define FA_FAST_sigmoid_backward , EXP
 FA_INLINE float fa_sigmoid_forward_limit(void) { return FA_EXP_LIMIT_F; }
 FA_INLINE float fa_sigmoid_backward_limit(void) { return FA_EXP_LIMIT_F; }
-FA_INLINE float fa_sigmoid_forward_exponent(float x) { return fa_bounded_f(x); }
-FA_INLINE float fa_sigmoid_backward_exponent(float x) { return fa_bounded_minus_abs_f(x); }
+FA_INLINE float fa_sigmoid_forward_exponent(float x) { return x; }
+FA_INLINE float fa_sigmoid_backward_exponent(float x) { return fa_minus_abs_f(x); }
 FA_INLINE float fa_sigmoid_fast_value(float x, fa_exp_parts e) {
     return (void)x, fa_rounded_f(fa_logistic_f(e));
 }
@@ -299,7 +299,7 @@ FA_INLINE real FN(fa_logsigmoid_backward)(real dy, real x) {
 #if FA_BITS == 32
 #define FA_FAST_logsigmoid_backward , EXP
 FA_INLINE float fa_logsigmoid_backward_limit(void) { return FA_EXP_LIMIT_F; }
-FA_INLINE float fa_logsigmoid_backward_exponent(float x) { return fa_bounded_f(-x); }
+FA_INLINE float fa_logsigmoid_backward_exponent(float x) { return -x; }
 FA_INLINE float fa_logsigmoid_fast_backward(float dy, float x, fa_exp_parts e) {
     return (void)x, fa_times_f(dy, fa_both_f(fa_logistic_f(e)));
 }
@@ -325,7 +325,7 @@ FA_INLINE float fa_tanh_forward_exponent(float x) {
     uint32_t size = fa_bits_f(x) & 0x7fffffff, most = 0x41200000; /* 10 */
     return 2.0f * fa_from_bits_f(size < most ? size : most);
 }
-FA_INLINE float fa_tanh_backward_exponent(float x) { return fa_bounded_minus_abs_f(2.0f * x); }
+FA_INLINE float fa_tanh_backward_exponent(float x) { return 2.0f * fa_minus_abs_f(x); }
 FA_INLINE float fa_tanh_fast_value(float x, fa_exp_parts e) {
     float y = fa_rounded_f(fa_tanh_half_f(e));
     return fa_nan_of_f32(x, fa_from_bits_f(fa_bits_f(y) | (fa_bits_f(x) & 0x80000000)));
@@ -459,7 +459,7 @@ FA_INLINE real FN(fa_softplus_backward)(real dy, real x, double beta) {
 #if FA_BITS == 32
 #define FA_FAST_softplus_backward , EXP
 FA_INLINE float fa_softplus_backward_limit(double beta) { return beta == 1.0 ? FA_EXP_LIMIT_F : FA_NEVER; }
-FA_INLINE float fa_softplus_backward_exponent(float x, double beta) { return (void)beta, fa_bounded_f(x); }
+FA_INLINE float fa_softplus_backward_exponent(float x, double beta) { return (void)beta, x; }
 FA_INLINE float fa_softplus_fast_backward(float dy, float x, fa_exp_parts e, double beta) {
     (void)x, (void)beta;
     return fa_times_f(dy, fa_both_f(fa_logistic_f(e)));
@@ -598,7 +598,7 @@ FA_INLINE real FN(fa_silu_backward)(real dy, real x) {
 #if FA_BITS == 32
 #define FA_FAST_silu_forward , EXP
 FA_INLINE float fa_silu_forward_limit(void) { return FA_EXP_LIMIT_F; }
-FA_INLINE float fa_silu_forward_exponent(float x) { return fa_bounded_f(x); }
+FA_INLINE float fa_silu_forward_exponent(float x) { return x; }
 FA_INLINE float fa_silu_fast_value(float x, fa_exp_parts e) {
     return fa_times_f(x, fa_both_f(fa_logistic_f(e)));
 }

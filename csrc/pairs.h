@@ -26,6 +26,8 @@ FA_INLINE float fa_from_bits_f(uint32_t u) {
 
 FA_INLINE float fa_abs_f(float x) { return fa_from_bits_f(fa_bits_f(x) & 0x7fffffff); }
 
+FA_INLINE float fa_minus_abs_f(float x) { return fa_from_bits_f(fa_bits_f(x) | 0x80000000u); }
+
 /* Positive numbers in their order, NaN above all, negative ones below. */
 FA_INLINE int32_t fa_order_f(float x) { return (int32_t)fa_bits_f(x); }
 
@@ -93,16 +95,11 @@ FA_INLINE float fa_times_any_f(float x, fa_ff p) {
 /* |y| up to which quotients of e^y and 1, and the rests beside them, are far from subnormal. */
 #define FA_EXP_LIMIT_F 70.0f
 
-/* y and -|y| within that limit; a NaN becomes a limit, in the order of bit patterns (see working.h) */
+/* y within that limit; a NaN becomes a limit, in the order of bit patterns (see working.h) */
 FA_INLINE float fa_bounded_f(float y) {
     const int32_t most = fa_order_f(FA_EXP_LIMIT_F);
     const uint32_t least = fa_bits_f(-FA_EXP_LIMIT_F);
     uint32_t u = (uint32_t)(fa_order_f(y) < most ? fa_order_f(y) : most);
-    return fa_from_bits_f(u < least ? u : least);
-}
-
-FA_INLINE float fa_bounded_minus_abs_f(float y) {
-    const uint32_t u = fa_bits_f(y) | 0x80000000u, least = fa_bits_f(-FA_EXP_LIMIT_F);
     return fa_from_bits_f(u < least ? u : least);
 }
 
@@ -162,46 +159,52 @@ FA_INLINE fa_exp_parts fa_get_exp_f(const fa_exp_stretch *v, ptrdiff_t i) {
     return e;
 }
 
-/* (top + top_low) / (bottom + bottom_low) = quotient + rest * inverse, rest of top's sign and not 0: as in
- * fa_split_f, to which end inverse is 2^-20 short. */
+/* (top + top_low) / (bottom + bottom_low), low parts up to 2^-12 of the others */
 typedef struct {
-    float quotient, rest, inverse;
-} fa_quotient;
+    float top, top_low, bottom, bottom_low;
+} fa_fraction_f;
 
-FA_INLINE fa_quotient fa_divide_f(float top, float top_low, float bottom, float bottom_low) {
-    float inverse = 0x1.ffffep-1f / bottom, q = top * inverse;
-    fa_quotient v = {q, FA_FMAF(-q, bottom, top) + FA_FMAF(-q, bottom_low, top_low), inverse};
-    return v;
+FA_INLINE float fa_remainder_f(fa_fraction_f v, float quotient) {
+    return FA_FMAF(-quotient, v.bottom, v.top) + FA_FMAF(-quotient, v.bottom_low, v.top_low);
 }
 
-FA_INLINE float fa_rounded_f(fa_quotient v) { return FA_FMAF(v.rest, v.inverse, v.quotient); }
+/* The quotient rounded, and before: an error of 2^-48, for functions close to a limit must not step back. */
+FA_INLINE float fa_rounded_f(fa_fraction_f v) {
+    float inverse = 1.0f / v.bottom, q = v.top * inverse;
+    return FA_FMAF(fa_remainder_f(v, q), inverse, q);
+}
 
-FA_INLINE fa_ff fa_both_f(fa_quotient v) {
-    fa_ff p = {v.quotient, v.rest * v.inverse};
+/* The quotient as a pair.  It starts 2^-20 short: lo has hi's sign and is not 0, as in fa_split_f. */
+FA_INLINE fa_ff fa_both_f(fa_fraction_f v) {
+    float inverse = 0x1.ffffep-1f / v.bottom, q = v.top * inverse;
+    fa_ff p = {q, fa_remainder_f(v, q) * inverse};
     return p;
 }
 
 /* e^y, |y| <= FA_EXP_LIMIT_F here and below */
 FA_INLINE fa_ff fa_exp_f(fa_exp_parts e) {
-    fa_ff v = fa_both_f(fa_divide_f(e.left, e.low, e.right, -e.low));
+    fa_fraction_f v = {e.left, e.low, e.right, -e.low};
+    fa_ff p = fa_both_f(v);
     float scale = fa_pow2_f(e.rounded);
-    v.hi *= scale, v.lo *= scale;
-    return v;
+    p.hi *= scale, p.lo *= scale;
+    return p;
 }
 
 /* e^y - 1, -30 <= y <= 0; a zero keeps its sign */
-FA_INLINE fa_quotient fa_expm1_f(fa_exp_parts e) {
+FA_INLINE fa_fraction_f fa_expm1_f(fa_exp_parts e) {
     float scale = fa_pow2_f(e.rounded);
     float top = FA_FMAF(scale, e.left, -e.right), top_low = FA_FMAF(scale, e.left, -(top + e.right));
     fa_ff n = fa_fast_two_sum_f(top, FA_FMAF(e.low, 1.0f + scale, top_low));
-    return fa_divide_f(n.hi, n.lo, e.right, -e.low);
+    fa_fraction_f v = {n.hi, n.lo, e.right, -e.low};
+    return v;
 }
 
 /* The logistic function */
-FA_INLINE fa_quotient fa_logistic_f(fa_exp_parts e) {
+FA_INLINE fa_fraction_f fa_logistic_f(fa_exp_parts e) {
     float m = fa_pow2_minus_f(e.rounded), sum = FA_FMAF(m, e.right, e.left), b = sum - e.left;
     float sum_low = FA_FMAF(m, e.right, -b) + (e.left - (sum - b));
-    return fa_divide_f(e.left, e.low, sum, FA_FMAF(-m, e.low, e.low) + sum_low);
+    fa_fraction_f v = {e.left, e.low, sum, FA_FMAF(-m, e.low, e.low) + sum_low};
+    return v;
 }
 
 /* Its derivative, y <= 0 */
@@ -213,12 +216,13 @@ FA_INLINE fa_ff fa_logistic_slope_f(fa_exp_parts e) {
 }
 
 /* tanh(y / 2), 0 <= y <= 20 */
-FA_INLINE fa_quotient fa_tanh_half_f(fa_exp_parts e) {
+FA_INLINE fa_fraction_f fa_tanh_half_f(fa_exp_parts e) {
     float m = fa_pow2_minus_f(e.rounded);
     float top = FA_FMAF(-m, e.right, e.left), bottom = FA_FMAF(m, e.right, e.left);
     float top_low = FA_FMAF(-m, e.right, e.left - top), bottom_low = FA_FMAF(m, e.right, e.left - bottom);
     fa_ff n = fa_fast_two_sum_f(top, FA_FMAF(e.low, 1.0f + m, top_low));
-    return fa_divide_f(n.hi, n.lo, bottom, FA_FMAF(e.low, 1.0f - m, bottom_low));
+    fa_fraction_f v = {n.hi, n.lo, bottom, FA_FMAF(e.low, 1.0f - m, bottom_low)};
+    return v;
 }
 
 #endif
