@@ -123,23 +123,30 @@ static void gated(int k) {
            (unsigned long long)digest64(y64, N), (unsigned long long)digest64(z64, N));
 }
 
-/* The sums of BatchNorm, of a block and of a tree of blocks. */
-static void sums(void) {
-    make_inputs();
-    fa_moments parts[N / FA_BLOCK], total;
-    for (int b = 0; b < N / FA_BLOCK; b++)
-        KERNELS.f32.batchnorm.block_moments(ordinary32 + b * FA_BLOCK, FA_BLOCK, &parts[b]);
-    total = KERNELS.f32.batchnorm.merge_moments(parts, N);
-    printf("moments float32 %a %a %a\n", total.mean.hi, total.mean.lo, total.m2.hi);
-    for (int b = 0; b < N / FA_BLOCK; b++)
-        KERNELS.f64.batchnorm.block_moments(ordinary + b * FA_BLOCK, FA_BLOCK, &parts[b]);
-    total = KERNELS.f64.batchnorm.merge_moments(parts, N);
-    printf("moments float64 %a %a %a\n", total.mean.hi, total.mean.lo, total.m2.hi);
+/* BatchNorm's sums over a channel: lanes, blocks, their tree. */
+static void sums(const char *dtype, const fa_batchnorm_kernels *kernels, const void *x, size_t size) {
+    static double parts[N / FA_BLOCK * FA_SUMS * 2];
+    static fa_strip constants;
+    double mean[2], var[2], shift = kernels->run_shift(x);
+    for (int i = 0; i < FA_LANES; i++) constants.shift[i] = shift;
+    for (int b = 0; b < N / FA_BLOCK; b++) {
+        const char *block = (const char *)x + (size_t)b * FA_BLOCK * size;
+        fa_lanes lanes = {0};
+        fa_span span = {.x = block, .rows = 1, .strips = FA_BLOCK / FA_LANES, .constants = &constants,
+                        .ahead = {block, block}};
+        kernels->moments(&lanes, 1, &span);
+        kernels->fold_run(&lanes, 2, fa_part(parts, 1, b, 0, 0), 1);
+    }
+    kernels->merge(parts, 1, N / FA_BLOCK, 1, 2);
+    kernels->statistics(parts, 1, &shift, N, 1, (double *[]){mean, mean + 1}, (double *[]){var, var + 1});
+    printf("statistics %s %a %a %a %a\n", dtype, mean[0], mean[1], var[0], var[1]);
 }
 
 int main(void) {
     for (int k = 0; k < FA_ACTIVATION_COUNT; k++) activation(k);
     for (int k = 0; k < FA_GATED_COUNT; k++) gated(k);
-    sums();
+    make_inputs();
+    sums("float32", &KERNELS.f32.batchnorm, ordinary32, sizeof *ordinary32);
+    sums("float64", &KERNELS.f64.batchnorm, ordinary, sizeof *ordinary);
     return 0;
 }

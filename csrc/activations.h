@@ -66,14 +66,6 @@ FA_INLINE real FN(fa_leaky_relu_sided)(real dy, int positive, double negative_sl
 FA_INLINE real FN(fa_leaky_relu_backward)(real dy, real x, double negative_slope) {
     return FN(fa_choose)(x == x, FN(fa_leaky_relu_sided)(dy, x > 0, negative_slope), x);
 }
-#if FA_BITS == 32
-#define FA_FAST_leaky_relu_backward , PAIRS
-FA_INLINE float fa_leaky_relu_backward_limit(double slope) { return fa_fits_f(slope) ? FA_ANY : FA_NEVER; }
-FA_INLINE float fa_leaky_relu_fast_backward(float dy, float x, double negative_slope) {
-    float low = fa_times_f(dy, fa_split_f(negative_slope)), g = x > 0 ? dy : low;
-    return x == x ? g : x;
-}
-#endif
 
 /* prelu: leaky_relu whose slope is learned; d/dweight = min(x, 0) */
 FA_INLINE real FN(fa_prelu_value)(real x, double weight) {
@@ -86,13 +78,6 @@ FA_INLINE real FN(fa_prelu_sided)(real dy, int positive, double weight) {
 FA_INLINE real FN(fa_prelu_backward)(real dy, real x, double weight) {
     return FN(fa_leaky_relu_backward)(dy, x, weight);
 }
-#if FA_BITS == 32
-#define FA_FAST_prelu_backward , PAIRS
-FA_INLINE float fa_prelu_backward_limit(double weight) { return fa_leaky_relu_backward_limit(weight); }
-FA_INLINE float fa_prelu_fast_backward(float dy, float x, double weight) {
-    return fa_leaky_relu_fast_backward(dy, x, weight);
-}
-#endif
 FA_INLINE double FN(fa_prelu_param_gradient)(real dy, real x, double weight) {
     (void)weight;
     double g = (double)dy * (double)x;
@@ -112,15 +97,6 @@ FA_INLINE real FN(fa_rrelu_sided)(real dy, int positive, double lower, double up
 FA_INLINE real FN(fa_rrelu_backward)(real dy, real x, double lower, double upper) {
     return FN(fa_choose)(x == x, FN(fa_rrelu_sided)(dy, x > 0, lower, upper), x);
 }
-#if FA_BITS == 32
-#define FA_FAST_rrelu_backward , PAIRS
-FA_INLINE float fa_rrelu_backward_limit(double lower, double upper) {
-    return fa_leaky_relu_backward_limit(0.5 * (lower + upper));
-}
-FA_INLINE float fa_rrelu_fast_backward(float dy, float x, double lower, double upper) {
-    return fa_leaky_relu_fast_backward(dy, x, 0.5 * (lower + upper));
-}
-#endif
 
 /* elu: x if x > 0 else alpha * expm1(x); derivative alpha at 0.  Any alpha with 2^-200 <= |alpha| <=
  * 2^115, or 0, keeps the bounds. */
@@ -178,8 +154,8 @@ FA_INLINE real FN(fa_selu_backward)(real dy, real x) {
 FA_INLINE float fa_selu_backward_limit(void) { return FA_EXP_LIMIT_F; }
 FA_INLINE float fa_selu_backward_exponent(float x) { return x; }
 FA_INLINE float fa_selu_fast_backward(float dy, float x, fa_exp_parts e) {
-    float high = fa_times_f(dy, fa_split_f(FA_SELU_SCALE));
-    float low = fa_times_f(dy, fa_mul_ff(fa_exp_f(e), fa_split_f(FA_SELU_SCALE_ALPHA)));
+    float high = fa_times_f(dy, fa_split_short_f(FA_SELU_SCALE));
+    float low = fa_times_f(dy, fa_mul_ff(fa_exp_f(e), fa_split_short_f(FA_SELU_SCALE_ALPHA)));
     return x > 0 ? high : low;
 }
 #endif
@@ -270,7 +246,7 @@ FA_INLINE float fa_hardsigmoid_fast_value(float x) {
     return fa_choose_f32(x >= 3, 1, y);
 }
 FA_INLINE float fa_hardsigmoid_fast_backward(float dy, float x) {
-    return fa_branch_f32(x, (x > -3) & (x < 3), fa_times_f(dy, fa_split_f(FA_SIXTH)));
+    return fa_branch_f32(x, (x > -3) & (x < 3), fa_times_f(dy, fa_split_short_f(FA_SIXTH)));
 }
 #endif
 
@@ -301,7 +277,7 @@ FA_INLINE real FN(fa_logsigmoid_backward)(real dy, real x) {
 FA_INLINE float fa_logsigmoid_backward_limit(void) { return FA_EXP_LIMIT_F; }
 FA_INLINE float fa_logsigmoid_backward_exponent(float x) { return -x; }
 FA_INLINE float fa_logsigmoid_fast_backward(float dy, float x, fa_exp_parts e) {
-    return (void)x, fa_times_f(dy, fa_both_f(fa_logistic_f(e)));
+    return (void)x, fa_times_f(dy, fa_quotient_short_f(fa_logistic_f(e)));
 }
 #endif
 
@@ -328,7 +304,7 @@ FA_INLINE float fa_tanh_forward_exponent(float x) {
 FA_INLINE float fa_tanh_backward_exponent(float x) { return 2.0f * fa_minus_abs_f(x); }
 FA_INLINE float fa_tanh_fast_value(float x, fa_exp_parts e) {
     float y = fa_rounded_f(fa_tanh_half_f(e));
-    return fa_nan_of_f32(x, fa_from_bits_f(fa_bits_f(y) | (fa_bits_f(x) & 0x80000000)));
+    return fa_nan_of_f32(x, fa_sign_like_f(y, x));
 }
 FA_INLINE float fa_tanh_fast_backward(float dy, float x, fa_exp_parts e) {
     fa_ff slope = fa_logistic_slope_f(e);
@@ -389,10 +365,11 @@ FA_INLINE float fa_softshrink_forward_limit(double lambd) {
     return lambd >= 0 && fa_fits_f(lambd) && held ? FA_ANY : FA_NEVER;
 }
 FA_INLINE float fa_softshrink_fast_value(float x, double lambd) {
-    float hi = (float)lambd, lo = (float)(lambd - (double)hi), size = fa_abs_f(x);
-    fa_ff less = fa_fast_two_sum_f(size, -hi);
-    float y = fa_choose_f32(size > FA_LARGEST, size, less.hi + (less.lo - lo));
-    y = fa_from_bits_f(fa_bits_f(y) | (fa_bits_f(x) & 0x80000000));
+    fa_ff p = fa_split_f(lambd);
+    float size = fa_abs_f(x);
+    fa_ff less = fa_fast_two_sum_f(size, -p.hi);
+    float y = fa_choose_f32(size > FA_LARGEST, size, less.hi + (less.lo - p.lo));
+    y = fa_sign_like_f(y, x);
     return fa_choose_f32(size <= fa_down_f32(lambd), 0, y);
 }
 #endif
@@ -462,7 +439,7 @@ FA_INLINE float fa_softplus_backward_limit(double beta) { return beta == 1.0 ? F
 FA_INLINE float fa_softplus_backward_exponent(float x, double beta) { return (void)beta, x; }
 FA_INLINE float fa_softplus_fast_backward(float dy, float x, fa_exp_parts e, double beta) {
     (void)x, (void)beta;
-    return fa_times_f(dy, fa_both_f(fa_logistic_f(e)));
+    return fa_times_f(dy, fa_quotient_short_f(fa_logistic_f(e)));
 }
 #endif
 
@@ -600,7 +577,7 @@ FA_INLINE real FN(fa_silu_backward)(real dy, real x) {
 FA_INLINE float fa_silu_forward_limit(void) { return FA_EXP_LIMIT_F; }
 FA_INLINE float fa_silu_forward_exponent(float x) { return x; }
 FA_INLINE float fa_silu_fast_value(float x, fa_exp_parts e) {
-    return fa_times_f(x, fa_both_f(fa_logistic_f(e)));
+    return fa_times_f(x, fa_quotient_f(fa_logistic_f(e)));
 }
 #endif
 
@@ -633,6 +610,7 @@ FA_INLINE float fa_hardswish_forward_limit(void) { return FA_ANY; }
 FA_INLINE float fa_hardswish_backward_limit(void) { return FA_ANY; }
 FA_INLINE float fa_hardswish_fast_value(float x) {
     float y = fa_times_f(x, fa_mul_ff(fa_fast_two_sum_f(3, x), fa_split_f(FA_SIXTH)));
+    y = fa_sign_like_f(y, x);
     y = fa_choose_f32(x <= -3, 0, y);
     return fa_choose_f32(x >= 3, x, y);
 }

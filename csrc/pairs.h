@@ -28,6 +28,11 @@ FA_INLINE float fa_abs_f(float x) { return fa_from_bits_f(fa_bits_f(x) & 0x7ffff
 
 FA_INLINE float fa_minus_abs_f(float x) { return fa_from_bits_f(fa_bits_f(x) | 0x80000000u); }
 
+/* y of x's sign, where it is not of the other one: a zero */
+FA_INLINE float fa_sign_like_f(float y, float x) {
+    return fa_from_bits_f(fa_bits_f(y) | (fa_bits_f(x) & 0x80000000u));
+}
+
 /* Positive numbers in their order, NaN above all, negative ones below. */
 FA_INLINE int32_t fa_order_f(float x) { return (int32_t)fa_bits_f(x); }
 
@@ -54,11 +59,17 @@ typedef struct {
     float hi, lo;
 } fa_ff;
 
-/* The number nearer to 0 and what it lacks: with lo of hi's sign, and not 0, a product with an infinity is
- * no NaN and one with a zero keeps its sign. */
 FA_INLINE fa_ff fa_split_f(double p) {
     float near = (float)p;
-    near = fa_from_bits_f(fa_bits_f(near) - (near != 0.0f));
+    fa_ff v = {near, (float)(p - (double)near)};
+    return v;
+}
+
+/* The same with hi nearer to 0: lo has hi's sign and is not 0, so that a product with an infinity is no NaN,
+ * and one with a zero keeps its sign. */
+FA_INLINE fa_ff fa_split_short_f(double p) {
+    float near = (float)p;
+    near = fa_from_bits_f(fa_bits_f(near) - 1);
     fa_ff v = {near, (float)(p - (double)near)};
     return v;
 }
@@ -80,7 +91,7 @@ FA_INLINE fa_ff fa_mul_ff(fa_ff a, fa_ff b) {
     return v;
 }
 
-/* x p, rounded once */
+/* x p, rounded once; where it may be subnormal, x p.lo had better be nothing beside it */
 FA_INLINE float fa_times_f(float x, fa_ff p) { return FA_FMAF(x, p.hi, x * p.lo); }
 
 /* The same of any x, whatever the signs in p: where the sum of the two products is 0 or NaN, the sign and
@@ -168,14 +179,21 @@ FA_INLINE float fa_remainder_f(fa_fraction_f v, float quotient) {
     return FA_FMAF(-quotient, v.bottom, v.top) + FA_FMAF(-quotient, v.bottom_low, v.top_low);
 }
 
-/* The quotient rounded, and before: an error of 2^-48, for functions close to a limit must not step back. */
+/* The quotient rounded once.  Before that the error is 2^-48 where low parts are: functions close to a limit
+ * must not step back. */
 FA_INLINE float fa_rounded_f(fa_fraction_f v) {
     float inverse = 1.0f / v.bottom, q = v.top * inverse;
     return FA_FMAF(fa_remainder_f(v, q), inverse, q);
 }
 
-/* The quotient as a pair.  It starts 2^-20 short: lo has hi's sign and is not 0, as in fa_split_f. */
-FA_INLINE fa_ff fa_both_f(fa_fraction_f v) {
+/* The quotient as a pair, and one that starts 2^-20 short: as fa_split_f and fa_split_short_f. */
+FA_INLINE fa_ff fa_quotient_f(fa_fraction_f v) {
+    float inverse = 1.0f / v.bottom, q = v.top * inverse;
+    fa_ff p = {q, fa_remainder_f(v, q) * inverse};
+    return p;
+}
+
+FA_INLINE fa_ff fa_quotient_short_f(fa_fraction_f v) {
     float inverse = 0x1.ffffep-1f / v.bottom, q = v.top * inverse;
     fa_ff p = {q, fa_remainder_f(v, q) * inverse};
     return p;
@@ -184,7 +202,7 @@ FA_INLINE fa_ff fa_both_f(fa_fraction_f v) {
 /* e^y, |y| <= FA_EXP_LIMIT_F here and below */
 FA_INLINE fa_ff fa_exp_f(fa_exp_parts e) {
     fa_fraction_f v = {e.left, e.low, e.right, -e.low};
-    fa_ff p = fa_both_f(v);
+    fa_ff p = fa_quotient_short_f(v);
     float scale = fa_pow2_f(e.rounded);
     p.hi *= scale, p.lo *= scale;
     return p;
@@ -209,7 +227,7 @@ FA_INLINE fa_fraction_f fa_logistic_f(fa_exp_parts e) {
 
 /* Its derivative, y <= 0 */
 FA_INLINE fa_ff fa_logistic_slope_f(fa_exp_parts e) {
-    fa_ff v = fa_both_f(fa_logistic_f(e));
+    fa_ff v = fa_quotient_short_f(fa_logistic_f(e));
     float p = FA_FMAF(-v.hi, v.hi, v.hi) * 0x1.ffffep-1f;
     fa_ff s = {p, FA_FMAF(v.lo, FA_FMAF(-2.0f, v.hi, 1.0f), FA_FMAF(-v.hi, v.hi, v.hi - p))};
     return s;
