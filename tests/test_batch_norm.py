@@ -419,16 +419,20 @@ def test_context_and_gradients_are_frozen_and_can_be_pickled():
 @pytest.mark.parametrize("slope", [0.0, 0.25])
 @pytest.mark.parametrize("layout", [1, -1])
 def test_the_sign_of_z_is_right_next_to_where_z_is_zero(slope, layout):
-    """Neighbours of each channel's zero of z; scales of both signs, tiny and zero; offsets large and
-    small: the fused gradient sees the sign that the unfused one sees."""
+    """Neighbours of each channel's zero of z; scales of both signs, tiny and zero; large and small
+    offsets: the fused gradient sees the sign that the unfused one sees."""
     rng = np.random.default_rng(20)
     channels, count = 64, 512
-    mean = (rng.standard_normal(channels) * 10.0 ** rng.integers(-6, 7, channels)).astype(np.float32)
+    mean = (rng.standard_normal(channels) * 10.0 ** rng.integers(-6, 7, channels)).astype(
+        np.float32
+    )
     var = 10.0 ** rng.uniform(-8, 8, channels)
     weight = rng.choice([-1.0, 1.0], channels) * 10.0 ** rng.uniform(-3, 3, channels)
     bias = rng.choice([0.0, 1.0], channels) * rng.standard_normal(channels)
     weight[:3] = 0.0, -0.0, 1e-40
-    zero = (mean - bias / np.where(np.abs(weight) > 1e-30, weight, 1.0) * np.sqrt(var)).astype(np.float32)
+    zero = (mean - bias / np.where(np.abs(weight) > 1e-30, weight, 1.0) * np.sqrt(var)).astype(
+        np.float32
+    )
     bits = zero.view(np.int32)[None] + np.arange(-count // 2, count // 2, dtype=np.int32)[:, None]
     x = bits.view(np.float32)
     x[:4, 5] = [np.nan, np.inf, -np.inf, -0.0]
