@@ -1,0 +1,408 @@
+"""BatchNorm, alone or fused with an activation, as a torch operator, a function and three modules."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import fastact as fa
+from fastact import _normalization
+from fastact.torch import _composed
+from fastact.torch._activations import (
+    LIBRARY,
+    Activation,
+    Settings,
+    Value,
+    define,
+    second_order,
+    settle,
+    threads,
+)
+from fastact.torch._tensors import array_of, check, empty_like
+
+AXIS = 1  # torch's channels
+HAS_RESIDUAL = "residual" in inspect.signature(fa.batch_norm_forward).parameters
+ARGUMENTS = (
+    "Tensor? weight, Tensor? bias, Tensor? learned, bool training, float eps, str activation, "
+    "float[] numbers"
+)
+TENSORS = 4  # x, weight, bias, learned
+
+
+# ---- the state between forward and backward ------------------------------------------------------
+#
+# An operator gives tensors: what a BatchNormContext holds a channel is the rows of one.
+
+ROWS = ("mean", "var", "_affine", "_rstd")
+
+
+def _pack(ctx: fa.BatchNormContext) -> Tensor:
+    return torch.from_numpy(np.vstack([getattr(ctx, row) for row in ROWS]))
+
+
+def _unpack(x: np.ndarray, state: np.ndarray, weight: Tensor | None, bias: Tensor | None,
+            training: bool, fused) -> fa.BatchNormContext:  # fmt: skip
+    count = x.size // x.shape[AXIS] if x.shape[AXIS] else 0
+    dtypes = [None if a is None else array_of("weight", a).dtype for a in (weight, bias)]
+    return fa.BatchNormContext(
+        x, state[0], state[1], count, training, AXIS, state[2:7], state[7], fused, *dtypes
+    )
+
+
+STATE_ROWS = 8
+
+
+def _activation(name: str, numbers: list[float], learned: Tensor | None, channels: int) -> dict:
+    """The arguments of fastact.batch_norm that say which activation follows."""
+    if not name:
+        return {}
+    params = dict(_named(name, numbers))
+    if learned is not None:
+        array = array_of("learned", learned)
+        alone = array.size == 1 and channels != 1
+        params["".join(fa.activations[name].learned)] = array.reshape(() if alone else -1)
+    return {"activation": name, "activation_params": params}
+
+
+def _named(name: str, numbers: list[float]) -> list[tuple[str, float]]:
+    function = fa.activations[name]
+    keys = [key for key in function.parameters if key not in function.learned]
+    return list(zip(keys, numbers, strict=True))
+
+
+# ---- the operators -------------------------------------------------------------------------------
+
+
+def _forward(
+    x: Tensor, mean: Tensor | None, var: Tensor | None, weight: Tensor | None, bias: Tensor | None,
+    learned: Tensor | None, training: bool, eps: float, activation: str, numbers: list[float],
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    array = array_of("x", x)
+    y, out = empty_like(x, array)
+    small = {"weight": weight, "bias": bias, "running_mean": mean, "running_var": var}
+    with threads():
+        _, ctx = fa.batch_norm_forward(
+            array, training=training, eps=eps, axis=AXIS, out=out,
+            **{name: None if a is None else array_of(name, a) for name, a in small.items()},
+            **_activation(activation, numbers, learned, x.shape[AXIS]),
+        )  # fmt: skip
+    return y, _pack(ctx)
+
+
+def _fake_forward(x: Tensor, *rest) -> tuple[Tensor, Tensor]:
+    check("x", x)
+    return torch.empty_like(x), x.new_empty((STATE_ROWS, x.shape[AXIS]), dtype=torch.float64)
+
+
+def _save_forward(ctx, inputs: tuple, output: tuple) -> None:
+    x, _, _, weight, bias, learned, *ctx.settings = inputs
+    ctx.save_for_backward(x, weight, bias, learned, output[1])
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _gradient(ctx, dy: Tensor | None, _: Tensor | None):
+    x, weight, bias, learned, state = ctx.saved_tensors
+    nothing = [None] * len(ctx.settings)
+    if dy is None:
+        return None, None, None, None, None, None, *nothing
+    dx, *rest = _backward_operator(dy, x, state, weight, bias, learned, *ctx.settings)
+    given = [
+        None if tensor is None else gradient
+        for tensor, gradient in zip((weight, bias, learned), rest, strict=True)
+    ]
+    return dx, None, None, *given, *nothing
+
+
+def _backward(
+    dy: Tensor, x: Tensor, state: Tensor, weight: Tensor | None, bias: Tensor | None,
+    learned: Tensor | None, training: bool, eps: float, activation: str, numbers: list[float],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """(dx, dweight, dbias, dlearned), the last three empty where there is no such tensor."""
+    array = array_of("x", x)
+    dx, out = empty_like(x, array)
+    arguments = _activation(activation, numbers, learned, x.shape[AXIS])
+    fused = _normalization._fuse(
+        arguments.get("activation"), arguments.get("activation_params"), x.shape[AXIS]
+    )
+    ctx = _unpack(array, array_of("state", state), weight, bias, training, fused)
+    with threads():
+        grads = fa.batch_norm_backward(array_of("dy", dy), ctx, out=out)
+    params = grads.activation_params or {}
+    return dx, *[
+        _filled(tensor, gradient)
+        for tensor, gradient in (
+            (weight, grads.weight), (bias, grads.bias), (learned, next(iter(params.values()), None))
+        )
+    ]  # fmt: skip
+
+
+def _filled(tensor: Tensor | None, values: np.ndarray | None) -> Tensor:
+    """A new tensor like a given one, with these values."""
+    if tensor is None:
+        return torch.empty(0)
+    result = torch.empty_like(tensor, requires_grad=False)
+    array = array_of("gradient", result)
+    array[...] = np.reshape(values, array.shape)
+    return result
+
+
+def _fake_backward(dy: Tensor, x: Tensor, state: Tensor, *rest):
+    tensors = rest[: TENSORS - 1]
+    return torch.empty_like(x), *[
+        x.new_empty(0, dtype=torch.float32) if t is None else torch.empty_like(t) for t in tensors
+    ]
+
+
+def _save_backward(ctx, inputs: tuple, output: tuple) -> None:
+    dy, x, state, *rest = inputs
+    ctx.save_for_backward(dy, x, state, *rest[: TENSORS - 1])
+    ctx.settings = rest[TENSORS - 1 :]
+    ctx.set_materialize_grads(False)
+
+
+def _second_gradient(ctx, *outer: Tensor | None):
+    dy, x, state, *others = ctx.saved_tensors
+    training, eps, activation, numbers = ctx.settings
+    present = [tensor is not None for tensor in others]
+
+    def composed(x: Tensor, *given: Tensor) -> Tensor:
+        left = iter(given)
+        weight, bias, learned = [next(left) if there else None for there in present]
+        return _composed_batch_norm(
+            x, state, weight, bias, learned, training, eps, activation, numbers
+        )
+
+    wanted = [outer[0], *[g for g, there in zip(outer[1:], present, strict=True) if there]]
+    given = [tensor for tensor in others if tensor is not None]
+    ddy, dx, *rest = second_order(composed, (dy, x, *given), tuple(wanted))
+    left = iter(rest)
+    return ddy, dx, None, *[next(left) if there else None for there in present], *[None] * 4
+
+
+def _composed_batch_norm(
+    x: Tensor, state: Tensor, weight: Tensor | None, bias: Tensor | None, learned: Tensor | None,
+    training: bool, eps: float, activation: str, numbers: list[float],
+) -> Tensor:  # fmt: skip
+    """The same of torch's operations, for second derivatives."""
+    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    others = [axis for axis in range(x.ndim) if axis != AXIS]
+    shape = [-1 if axis == AXIS else 1 for axis in range(x.ndim)]
+
+    def along(values: Tensor) -> Tensor:
+        return values.to(wide.dtype).reshape(shape)
+
+    if training:
+        var, mean = torch.var_mean(wide, others, correction=0, keepdim=True)
+    else:
+        mean, var = along(state[0]), along(state[1])
+    z = (wide - mean) / torch.sqrt(var + eps)
+    z = z if weight is None else z * along(weight)
+    z = z if bias is None else z + along(bias)
+    if activation:
+        params: dict[str, Value] = dict(_named(activation, numbers))
+        if learned is not None:
+            one = learned.numel() == 1
+            value = learned.to(wide.dtype).reshape(()) if one else along(learned)
+            params["".join(fa.activations[activation].learned)] = value
+        z = _composed.value(activation, z, **params)
+    return z.to(x.dtype)
+
+
+_backward_operator = define(
+    "batch_norm_backward",
+    f"(Tensor dy, Tensor x, Tensor state, {ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)",
+    _backward, _fake_backward, _second_gradient, _save_backward,
+)  # fmt: skip
+_forward_operator = define(
+    "batch_norm",
+    f"(Tensor x, Tensor? mean, Tensor? var, {ARGUMENTS}) -> (Tensor, Tensor)",
+    _forward, _fake_forward, _gradient, _save_forward,
+)  # fmt: skip
+
+
+def _track(mean: Tensor, var: Tensor, state: Tensor, count: int, momentum: float) -> None:
+    """Moves running statistics towards those of a batch, in place."""
+    rows = array_of("state", state)
+    _normalization._track(
+        array_of("running_mean", mean), array_of("running_var", var), rows[0], rows[1], count,
+        momentum,
+    )  # fmt: skip
+    torch.autograd.graph.increment_version((mean, var))
+
+
+LIBRARY.define(
+    "track_(Tensor(a!) mean, Tensor(b!) var, Tensor state, SymInt count, float momentum) -> ()",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+LIBRARY.impl("track_", _track, "CompositeExplicitAutograd")
+torch.library.register_fake("fastact::track_", lambda *_: None, lib=LIBRARY)
+
+
+# ---- the function --------------------------------------------------------------------------------
+
+
+def batch_norm(
+    x: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *,
+    activation: str | fa.Activation | None = None,
+    activation_params: Mapping[str, Value] | None = None,
+) -> Tensor:
+    """`torch.nn.functional.batch_norm`, optionally followed by an activation, in one pass.
+
+    Parameters
+    ----------
+    x : Tensor
+        On the CPU, at least two dimensions, channels in dimension 1, any strides (channels-last, for
+        one); float16, bfloat16, float32 or float64.
+    running_mean, running_var, weight, bias : Tensor of shape (C,), optional
+    training : bool
+        Whether the statistics are those of x; running ones are then updated in place.
+    momentum, eps : float
+    activation : str or fastact.Activation, optional
+        Any of `fastact.activations`.
+    activation_params : dict, optional
+        Its parameters: numbers, and for a learned one a tensor of one value or of shape (C,).
+
+    Returns
+    -------
+    Tensor
+        Shape, dtype and strides of x.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A bad argument, which the message names. Nothing has been written then.
+
+    Examples
+    --------
+    >>> import torch, fastact.torch as fat
+    >>> x = torch.tensor([[1.0, 10.0], [3.0, 30.0]])
+    >>> fat.batch_norm(x, training=True, activation="relu").round()
+    tensor([[0., 0.],
+            [1., 1.]])
+    """
+    return _apply(
+        x, running_mean, running_var, weight, bias, training, momentum, eps,
+        settle(activation, activation_params),
+    )  # fmt: skip
+
+
+def _apply(
+    x: Tensor, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None,
+    bias: Tensor | None, training: bool, momentum: float, eps: float, settings: Settings,
+) -> Tensor:  # fmt: skip
+    name, numbers, learned = settings
+    statistics = (None, None) if training else (running_mean, running_var)
+    y, state = _forward_operator(
+        x, *statistics, weight, bias, learned, training, eps, name, numbers
+    )
+    if training and running_mean is not None and running_var is not None:
+        count = x.numel() // x.shape[AXIS]
+        torch.ops.fastact.track_(running_mean, running_var, state, count, momentum)
+    return y
+
+
+# ---- the modules ---------------------------------------------------------------------------------
+
+
+class FusedBatchNorm(torch.nn.modules.batchnorm._BatchNorm):
+    """What the three modules share."""
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: object = None,
+        dtype: torch.dtype | None = None,
+        *,
+        activation: str | fa.Activation | None = None,
+        activation_params: Mapping[str, Value] | None = None,
+        **newer: bool,
+    ) -> None:
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, device, dtype, **newer
+        )
+        settle(activation, activation_params)
+        self.activation = None
+        if activation is not None:
+            self.activation = Activation(activation, **(activation_params or {}))
+            self.activation.to(device=device, dtype=dtype)
+
+    def forward(self, input: Tensor) -> Tensor:
+        self._check_input_dim(input)
+        tracks = self.training and self.track_running_stats
+        statistics = (self.running_mean, self.running_var)
+        y = _apply(
+            input,
+            *(statistics if tracks or not self.training else (None, None)),
+            self.weight,
+            self.bias,
+            self.training or (self.running_mean is None and self.running_var is None),
+            self._momentum(tracks),
+            self.eps,
+            Settings() if self.activation is None else self.activation.settings(),
+        )
+        if tracks and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        return y
+
+    def _momentum(self, tracks: bool) -> float:
+        if self.momentum is not None:
+            return self.momentum
+        if not tracks or self.num_batches_tracked is None:
+            return 0.0
+        return 1.0 / (float(self.num_batches_tracked) + 1.0)
+
+
+DOCUMENTATION = """`torch.nn.{name}` on the CPU, optionally fused with an activation.
+
+    Its arguments, attributes and checkpoint keys, and its results, to torch's own accuracy or better. Of
+    an activation with a learned parameter that is the key ``activation.NAME``.
+
+    Parameters
+    ----------
+    num_features, eps, momentum, affine, track_running_stats, device, dtype
+        As for `torch.nn.{name}`.
+    activation : str or fastact.Activation, optional
+        Any of `fastact.activations`, computed before the value leaves the cache.
+    activation_params : dict, optional
+        Its parameters; of a learned one the initial value, a number or of shape (C,).
+    **newer
+        What else the installed torch's class takes.
+
+    Examples
+    --------
+    >>> import torch, fastact.torch as fat
+    >>> layer = fat.{name}(3, activation="silu")
+    >>> layer(torch.randn({shape})).shape
+    torch.Size([{shape}])
+    >>> list(layer.state_dict()) == list(torch.nn.{name}(3).state_dict())
+    True
+    """
+
+
+class BatchNorm1d(FusedBatchNorm, torch.nn.BatchNorm1d):
+    __doc__ = DOCUMENTATION.format(name="BatchNorm1d", shape="8, 3")
+
+
+class BatchNorm2d(FusedBatchNorm, torch.nn.BatchNorm2d):
+    __doc__ = DOCUMENTATION.format(name="BatchNorm2d", shape="8, 3, 4, 4")
+
+
+class BatchNorm3d(FusedBatchNorm, torch.nn.BatchNorm3d):
+    __doc__ = DOCUMENTATION.format(name="BatchNorm3d", shape="8, 3, 4, 4, 2")

@@ -1,0 +1,592 @@
+"""fuse(model): BatchNorm and the activation behind it become one pass over memory.
+
+A model is a tree of modules. Each one whose forward can be traced by torch.fx gives a graph in which
+its children are single nodes (a Sequential's own children stand there instead of it). In those graphs a
+BatchNorm whose only use is an activation is half of a pair. The pair is replaced in place:
+
+- the BatchNorm becomes fastact's by its class; parameters, buffers, hooks, names and keys stay;
+- an activation module that is called nowhere else becomes an Identity;
+- where the activation is a function, or a module that is called elsewhere too, the traced forward is
+  rewritten without it, and the module gets a subclass of its class with that forward.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import inspect
+import linecache
+import operator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+import fastact as fa
+from fastact.torch._activations import TABLE, Activation, Settings
+from fastact.torch._batch_norm import (
+    HAS_RESIDUAL,
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNorm3d,
+    FusedBatchNorm,
+)
+
+CLASSES = {
+    nn.BatchNorm1d: BatchNorm1d,
+    nn.BatchNorm2d: BatchNorm2d,
+    nn.BatchNorm3d: BatchNorm3d,
+}
+
+
+# ---- the report ----------------------------------------------------------------------------------
+
+
+class Replaced(NamedTuple):
+    """A BatchNorm that computes its activation now."""
+
+    batch_norm: str  # the module's name in the model
+    activation: str  # what it is fused with
+    adds: bool  # whether another tensor is added before the activation
+
+
+class Left(NamedTuple):
+    """A BatchNorm that is as it was."""
+
+    batch_norm: str
+    reason: str
+
+
+@dataclass
+class Report:
+    """What `fuse` did; `print` it.
+
+    Attributes
+    ----------
+    replaced : list of Replaced
+    left : list of Left
+        Every other BatchNorm of the model, each with its reason.
+    rewritten : list of str
+        Modules whose forward is a traced one now.
+    """
+
+    replaced: list[Replaced] = field(default_factory=list)
+    left: list[Left] = field(default_factory=list)
+    rewritten: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [f"fused {len(self.replaced)} of {len(self.replaced) + len(self.left)} BatchNorms"]
+        for name, activation, adds in self.replaced:
+            lines.append(f"  {name}: with {'an addition and ' * adds}{activation}")
+        if self.left:
+            lines.append("left as they are:")
+            lines += [f"  {name}: {reason}" for name, reason in self.left]
+        if self.rewritten:
+            lines.append("with a traced forward: " + ", ".join(self.rewritten))
+        return "\n".join(lines)
+
+
+# ---- activations in a graph ----------------------------------------------------------------------
+
+
+class Unfusable(Exception):
+    """Why an activation, or what stands in the place of one, is left alone."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """An activation of a graph as one of fastact's."""
+
+    name: str
+    numbers: tuple[float, ...]
+    owner: nn.Module | None = None  # of the learned parameter
+
+    def __str__(self) -> str:
+        keys = [key for key in TABLE[self.name][0] if key != TABLE[self.name][1]]
+        pairs = ", ".join(f"{k}={v:g}" for k, v in zip(keys, self.numbers, strict=True))
+        return f"{self.name}({pairs})" if pairs else self.name
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", "").lower()
+
+
+# torch's class names and function names, less case and underscores, are fastact's
+NAMES = {_plain(name): name for name in fa.activations if fa.activations[name].formula != "x"}
+
+
+def _match(node: fx.Node, module: nn.Module) -> Match:
+    """The activation that a node computes; Unfusable where it computes something else."""
+    if node.op == "call_module":
+        return _match_module(module.get_submodule(node.target))
+    target = node.target
+    if node.op == "call_method":
+        target = getattr(torch.Tensor, target)
+    elif node.op != "call_function":
+        raise Unfusable("its output is the module's own")
+    spelt = getattr(target, "__name__", str(target))
+    name = NAMES.get(_plain(spelt))
+    if name is None:
+        raise Unfusable(f"what follows, {spelt}, is no activation of fastact")
+    given, others = _arguments(target, name, node)
+    return _finish(name, given, others, None)
+
+
+def _match_module(module: nn.Module) -> Match:
+    if isinstance(module, Activation):
+        _, numbers, learned = module.settings()
+        return Match(module.name, tuple(numbers), None if learned is None else module)
+    kind = type(module)
+    name = NAMES.get(_plain(kind.__name__))
+    if name is None or kind.__module__ != nn.ReLU.__module__:
+        raise Unfusable(f"what follows is a {kind.__name__}, no activation of fastact")
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
+        raise Unfusable(f"the {kind.__name__} that follows has hooks")
+    learned = TABLE[name][1]
+    given = {key: getattr(module, key) for key in TABLE[name][0] if key != learned}
+    others = {} if learned else {
+        key: (getattr(module, key), parameter.default)
+        for key, parameter in inspect.signature(kind).parameters.items()
+        if key not in given and hasattr(module, key)
+    }  # fmt: skip
+    return _finish(name, given, others, module if learned else None)
+
+
+def _arguments(target: Callable, name: str, node: fx.Node) -> tuple[dict, dict]:
+    """(parameters, {other argument: (value, default)}) of a call."""
+    table = [key for key in TABLE[name][0] if key != TABLE[name][1]]
+    try:
+        signature = inspect.signature(target)
+        bound = signature.bind(*node.args, **node.kwargs).arguments
+        values = dict(list(bound.items())[1:])
+        defaults = {key: parameter.default for key, parameter in signature.parameters.items()}
+    except ValueError:  # a function in C: the parameters in the table's order
+        values = dict(zip(table, node.args[1:], strict=False)) | dict(node.kwargs)
+        defaults = dict.fromkeys(node.args[1 + len(table) :], None)
+        values |= {key: key for key in defaults}
+    given = {key: values.get(key, TABLE[name][0][key]) for key in table}
+    return given, {k: (v, defaults.get(k)) for k, v in values.items() if k not in given}
+
+
+def _finish(name: str, given: dict, others: dict, owner: nn.Module | None) -> Match:
+    kind, _ = others.pop("approximate", ("none", None))
+    others.pop("inplace", None)
+    if kind != "none":
+        name = f"{name}_{kind}"
+    if "training" in _parameters_of_torch(name):
+        raise Unfusable(f"{name} is random in training")
+    for key, (value, default) in others.items():
+        if value != default:
+            raise Unfusable(f"fastact's {name} has no {key}={value}")
+    if name not in TABLE:
+        raise Unfusable(f"fastact has no {name}")
+    if TABLE[name][1] and owner is None:
+        raise Unfusable(f"the {TABLE[name][1]} of {name} is no module's")
+    if not all(isinstance(value, (int, float)) for value in given.values()):
+        raise Unfusable(f"a parameter of {name} is computed")
+    return Match(name, tuple([float(value) for value in given.values()]), owner)
+
+
+def _parameters_of_torch(name: str) -> list[str]:
+    try:
+        return list(inspect.signature(getattr(nn.functional, name, None)).parameters)
+    except (TypeError, ValueError):
+        return []
+
+
+# ---- graphs --------------------------------------------------------------------------------------
+
+
+class _Tracer(fx.Tracer):
+    """Children are single nodes; a Sequential is its children."""
+
+    def is_leaf_module(self, m: nn.Module, qualified_name: str) -> bool:
+        return not _is_chain(m)
+
+
+def _is_chain(module: nn.Module) -> bool:
+    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
+    is_plain = isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+    return is_plain and not hooks
+
+
+@dataclass
+class Container:
+    """A module with its graph in training and in evaluation, the same object where they agree."""
+
+    name: str
+    module: nn.Module
+    graphs: tuple[fx.Graph, fx.Graph]
+
+    def distinct(self) -> tuple[fx.Graph, ...]:
+        return tuple(dict.fromkeys(self.graphs))
+
+
+def _trace(name: str, module: nn.Module) -> Container:
+    flags = [(m, m.training) for m in module.modules()]
+    graphs = []
+    try:
+        for mode in (True, False):
+            for m, _ in flags:
+                m.training = mode
+            graphs.append(_Tracer().trace(module))
+    finally:
+        for m, flag in flags:
+            m.training = flag
+    train, evaluate = graphs
+    same = Source.of(train) == Source.of(evaluate)
+    return Container(name, module, (train, train if same else evaluate))
+
+
+def _trace_all(model: nn.Module) -> tuple[list[Container], dict[str, str]]:
+    """The containers that hold a BatchNorm, and why others have no graph."""
+    containers: list[Container] = []
+    failures: dict[str, str] = {}
+    seen: set[int] = set()
+
+    def visit(name: str, module: nn.Module) -> None:
+        if id(module) in seen or not any(isinstance(m, _BatchNorm) for m in module.modules()):
+            return
+        seen.add(id(module))
+        inlined = False
+        if not isinstance(module, (_BatchNorm, nn.ModuleList, nn.ModuleDict)):
+            try:
+                containers.append(_trace(name, module))
+                inlined = True
+            except Exception as error:  # whatever a foreign forward does with a Proxy
+                reason = (str(error).strip().splitlines() or [""])[0]
+                failures[name] = f"{type(error).__name__}: {reason}"
+        for key, child in module.named_children():
+            path = f"{name}.{key}" if name else key
+            if inlined and _is_chain(child):
+                visit_chain(path, child)
+            else:
+                visit(path, child)
+
+    def visit_chain(name: str, chain: nn.Module) -> None:
+        """The children of a Sequential that stands in its parent's graph."""
+        seen.add(id(chain))
+        for key, child in chain.named_children():
+            visit_chain(f"{name}.{key}", child) if _is_chain(child) else visit(
+                f"{name}.{key}", child
+            )
+
+    visit("", model)
+    return containers, failures
+
+
+# ---- pairs ---------------------------------------------------------------------------------------
+
+ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
+
+
+class Pair(NamedTuple):
+    """The nodes of a BatchNorm and what is fused with it, in one graph."""
+
+    norm: fx.Node
+    addition: fx.Node | None
+    activation: fx.Node
+    match: Match
+
+    def key(self) -> tuple:
+        return self.norm.target, self.addition is not None, self.activation.target, self.match
+
+
+def _only_user(node: fx.Node) -> fx.Node:
+    users = list(node.users)
+    if len(users) != 1 or users[0].all_input_nodes.count(node) != 1:
+        raise Unfusable(f"its output is used {max(len(users), 2) if users else 0} times")
+    return users[0]
+
+
+def _is_addition(node: fx.Node) -> bool:
+    return (
+        node.op in ("call_function", "call_method")
+        and node.target in ADDITIONS
+        and not node.kwargs
+        and len(node.args) == 2
+        and all(isinstance(argument, fx.Node) for argument in node.args)
+    )
+
+
+def _pair(node: fx.Node, module: nn.Module) -> Pair:
+    user = _only_user(node)
+    if not _is_addition(user):
+        return Pair(node, None, user, _match(user, module))
+    try:
+        last = _only_user(user)
+        match = _match(last, module)
+    except Unfusable as error:
+        raise Unfusable(f"an addition follows, and after that: {error}") from None
+    if not HAS_RESIDUAL:
+        raise Unfusable(f"an addition and {match} follow, which this fastact cannot fuse")
+    if len(node.all_input_nodes[0].users) != 1:
+        raise Unfusable("an addition follows, and its own input is used elsewhere")
+    return Pair(node, user, last, match)
+
+
+def _check_norm(norm: nn.Module, calls: int, registrations: int) -> None:
+    kind = type(norm)
+    if isinstance(norm, FusedBatchNorm):
+        if norm.activation is not None:
+            raise Unfusable("it is fused already")
+    elif kind not in CLASSES:
+        raise Unfusable(f"it is a {kind.__name__}")
+    if norm._forward_hooks or norm._backward_hooks:
+        raise Unfusable("it has hooks, which would see another output")
+    if calls != 1 or registrations != 1:
+        raise Unfusable(f"it is called {calls} times and registered {registrations} times")
+    tensors = [*norm.parameters(), *norm.buffers()]
+    if devices := {str(t.device) for t in tensors} - {"cpu", "meta"}:
+        raise Unfusable(f"it is on {', '.join(sorted(devices))}")
+
+
+# ---- replacing -----------------------------------------------------------------------------------
+
+
+class Absorbed(nn.Module):
+    """Where an activation with a learned parameter was: it keeps the parameter, under its key."""
+
+    def __init__(self, activation: nn.Module, learned: str) -> None:
+        super().__init__()
+        self.was = type(activation).__name__
+        self.register_parameter(learned, getattr(activation, learned))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    def extra_repr(self) -> str:
+        return self.was
+
+
+class Borrowed(Activation):
+    """A BatchNorm's activation whose learned parameter belongs to a module elsewhere."""
+
+    def __init__(self, match: Match, owner: nn.Module | None) -> None:
+        nn.Module.__init__(self)
+        self.name, self.numbers = match.name, list(match.numbers)
+        self.learned = TABLE[match.name][1]
+        self.owner = (owner,)  # in a tuple: it is no child
+
+    def settings(self) -> Settings:
+        learned = getattr(self.owner[0], self.learned) if self.learned else None
+        return Settings(self.name, self.numbers, learned)
+
+
+def _replace(pair: Pair, container: Container, calls: Counter, registrations: Counter) -> bool:
+    """Makes a pair one; whether a graph has to be rewritten for it."""
+    norm = container.module.get_submodule(pair.norm.target)
+    norm.__class__ = CLASSES.get(type(norm), type(norm))
+    owner, rewrites = pair.match.owner, True
+    if pair.activation.op == "call_module" and pair.addition is None:
+        activation = container.module.get_submodule(pair.activation.target)
+        if calls[id(activation)] == registrations[id(activation)] == 1:
+            rewrites = False
+            gone = Absorbed(activation, TABLE[pair.match.name][1]) if owner else nn.Identity()
+            owner = gone if owner else None
+            gone.training = activation.training
+            container.module.set_submodule(pair.activation.target, gone)
+    norm.activation = Borrowed(pair.match, owner)
+    norm.activation.training = norm.training
+    return rewrites
+
+
+def _rewrite(pair: Pair, graph: fx.Graph) -> None:
+    """Leaves the activation out, and hands an addition's other operand to the BatchNorm."""
+    if pair.addition is None:
+        pair.activation.replace_all_uses_with(pair.norm)
+        graph.erase_node(pair.activation)
+        return
+    other = next(node for node in pair.addition.args if node is not pair.norm)
+    with graph.inserting_before(pair.addition):
+        fused = graph.call_module(pair.norm.target, (pair.norm.all_input_nodes[0], other))
+    pair.activation.replace_all_uses_with(fused)
+    for node in (pair.activation, pair.addition, pair.norm):
+        graph.erase_node(node)
+
+
+# ---- a module with another forward ---------------------------------------------------------------
+
+Import = tuple[str, str, str]  # name, module, attribute
+MODULES = ("torch", "torch.nn.functional", "operator", "builtins", "types", "math")
+
+
+class Source(NamedTuple):
+    """A forward's code, and the objects that its global names stand for, as text: it is pickled."""
+
+    code: str
+    imports: tuple[Import, ...]
+
+    @classmethod
+    def of(cls, graph: fx.Graph) -> Source:
+        made = graph.python_code("self")
+        used = {node.id for node in ast.walk(ast.parse(made.src)) if isinstance(node, ast.Name)}
+        objects = [(name, value) for name, value in made.globals.items() if name in used]
+        return cls(made.src, tuple([_import(name, value) for name, value in objects]))
+
+    def compile(self, label: str) -> Callable:
+        scope = {name: _imported(module, attribute) for name, module, attribute in self.imports}
+        file = f"<fastact.torch.fuse: {label} {abs(hash(self)):x}>"
+        linecache.cache[file] = (len(self.code), None, self.code.splitlines(True), file)
+        exec(compile(self.code, file, "exec"), scope)
+        return scope["forward"]
+
+
+def _import(name: str, value: object) -> Import:
+    if isinstance(value, ModuleType):
+        return name, value.__name__, ""
+    attribute = getattr(value, "__qualname__", name)
+    for where in (getattr(value, "__module__", None), *MODULES):
+        try:
+            if where and _imported(where, attribute) is value:
+                return name, where, attribute
+        except (ImportError, AttributeError):
+            continue
+    raise Unfusable(f"its forward uses {name}, which cannot be imported")
+
+
+def _imported(module: str, attribute: str) -> object:
+    result = importlib.import_module(module)
+    for part in attribute.split(".") if attribute else ():
+        result = getattr(result, part)
+    return result
+
+
+@functools.cache
+def _subclass(kind: type[nn.Module], train: Source, evaluate: Source) -> type[nn.Module]:
+    """A class with the traced forward; the same for the same code, so that copies share it."""
+    forward = train.compile(kind.__name__)
+    if evaluate != train:
+        forwards = {True: forward, False: evaluate.compile(kind.__name__)}
+
+        def forward(self, *args, **kwargs):
+            return forwards[self.training](self, *args, **kwargs)
+
+    def reduce(self, protocol):
+        return _revive, (kind, train, evaluate), self.__dict__.copy()
+
+    members = {"forward": forward, "__reduce_ex__": reduce, "__module__": kind.__module__}
+    return type(f"Fused{kind.__name__}", (kind,), members)
+
+
+def _revive(kind: type[nn.Module], train: Source, evaluate: Source) -> nn.Module:
+    made = _subclass(kind, train, evaluate)
+    return made.__new__(made)
+
+
+# ---- fuse ----------------------------------------------------------------------------------------
+
+
+def fuse(model: nn.Module) -> Report:
+    """Fuse each BatchNorm of a model with the activation behind it, in place.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        On the CPU. Parameters, buffers, keys of the state dict, training flags and the model itself
+        stay the same objects, so an optimizer goes on with it.
+
+    Returns
+    -------
+    Report
+        What was replaced, and what was left and why; ``print`` it.
+
+    Notes
+    -----
+    An activation that is a function, or a module that is called more than once (as in a residual
+    block), is left out of the forward that `torch.fx` traces. What torch.fx does not see (a print, a
+    counter, a random number of Python's) would be gone from such a forward; modules that get one are
+    in the report as ``rewritten``.
+
+    Examples
+    --------
+    >>> import torch, fastact.torch as fat
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.BatchNorm2d(8))
+    >>> print(fat.fuse(model))
+    fused 1 of 2 BatchNorms
+      1: with relu
+    left as they are:
+      3: its output is the module's own
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    containers, failures = _trace_all(model)
+    registrations = Counter(
+        id(child)
+        for m in set(model.modules())
+        for child in m._modules.values()
+        if child is not None
+    )
+    calls = Counter(
+        id(c.module.get_submodule(node.target))
+        for c in containers
+        for node in c.graphs[0].nodes
+        if node.op == "call_module"
+    )
+    report, reasons = Report(), {}
+    names = {id(m): name for name, m in model.named_modules() if isinstance(m, _BatchNorm)}
+    done: set[int] = set()
+    for container in containers:
+        _fuse_container(container, calls, registrations, names, done, reasons, report)
+    for key, name in names.items():
+        if key not in done:
+            report.left.append(Left(name, reasons.get(key) or _untraced(name, failures)))
+    return report
+
+
+def _fuse_container(container, calls, registrations, names, done, reasons, report) -> None:
+    """Fuses the pairs that both graphs of a container have."""
+    rewritten, fused = False, {}
+    for pairs in _common_pairs(container, calls, registrations, reasons):
+        norm = container.module.get_submodule(pairs[0].norm.target)
+        if pairs[0].activation in fused:
+            reasons[id(norm)] = f"the addition behind it is fused with {fused[pairs[0].activation]}"
+            continue
+        fused[pairs[0].activation] = names[id(norm)]
+        done.add(id(norm))
+        adds = pairs[0].addition is not None
+        report.replaced.append(Replaced(names[id(norm)], str(pairs[0].match), adds))
+        if _replace(pairs[0], container, calls, registrations):
+            rewritten = True
+            for pair, graph in zip(pairs, container.distinct(), strict=True):
+                _rewrite(pair, graph)
+    if rewritten:
+        train, evaluate = (Source.of(graph) for graph in container.graphs)
+        container.module.__class__ = _subclass(type(container.module), train, evaluate)
+        report.rewritten.append(container.name or type(container.module).__name__)
+
+
+def _common_pairs(container, calls, registrations, reasons) -> Iterator[tuple[Pair, ...]]:
+    """The pairs of a container, one for each of its graphs; notes why others are none."""
+    found: list[dict] = []
+    for graph in container.distinct():
+        pairs = {}
+        for node in graph.nodes:
+            norm = node.op == "call_module" and container.module.get_submodule(node.target)
+            if not isinstance(norm, _BatchNorm):
+                continue
+            try:
+                _check_norm(norm, calls[id(norm)], registrations[id(norm)])
+                pair = _pair(node, container.module)
+                pairs[pair.key()] = pair
+            except Unfusable as error:
+                reasons[id(norm)] = str(error)
+        found.append(pairs)
+    for key in found[0]:
+        if all(key in pairs for pairs in found):
+            yield tuple([pairs[key] for pairs in found])
+
+
+def _untraced(name: str, failures: dict[str, str]) -> str:
+    """Why no graph shows a BatchNorm."""
+    for holder, reason in sorted(failures.items(), key=lambda item: -len(item[0])):
+        if not holder or name.startswith(holder + "."):
+            return f"the forward of {holder or 'the model'} cannot be traced: {reason}"
+    return "it is not called, or otherwise in training than in evaluation"

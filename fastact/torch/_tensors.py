@@ -1,0 +1,69 @@
+"""Tensors as arrays and back, sharing memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from fastact import _runtime
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def check(name: str, tensor: torch.Tensor) -> None:
+    """Raises where a tensor cannot be seen as an array of numbers that fastact computes with."""
+    if tensor.device.type not in ("cpu", "meta"):
+        raise ValueError(
+            f"{name}: a tensor on {tensor.device} is not accepted; expected one on cpu. fastact "
+            f"computes on the CPU: use {name}.cpu(), or torch's own function on {tensor.device}"
+        )
+    if tensor.layout is not torch.strided:
+        raise ValueError(f"{name}: layout {tensor.layout} is not accepted; expected torch.strided")
+    if tensor.dtype not in DTYPES:
+        accepted = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
+        raise TypeError(f"{name}: dtype {tensor.dtype} is not accepted; expected {accepted}")
+
+
+def array_of(name: str, tensor: torch.Tensor) -> np.ndarray:
+    """The tensor's own memory as an array, whatever its strides."""
+    check(name, tensor)
+    if tensor.requires_grad:
+        tensor = tensor.detach()
+    if tensor.dtype is torch.bfloat16:  # which NumPy has from ml_dtypes
+        return tensor.view(torch.int16).numpy().view(_bfloat16())
+    return tensor.numpy()
+
+
+def tensor_of(array: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
+    """The array's own memory as a tensor."""
+    if dtype is torch.bfloat16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def _bfloat16() -> np.dtype:
+    try:
+        import ml_dtypes
+    except ImportError:
+        raise ImportError(
+            "fastact.torch needs the package ml_dtypes for bfloat16 tensors: pip install ml_dtypes"
+        ) from None
+    return np.dtype(ml_dtypes.bfloat16)
+
+
+def empty_like(tensor: torch.Tensor, array: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
+    """`torch.empty_like`, strides included, in recycled memory where that is possible."""
+    fresh = _runtime.new_like(array, array.dtype.num)
+    result = tensor_of(fresh, tensor.dtype)
+    if result.stride() != tensor.stride():
+        if not _same_steps(result, tensor):  # gaps or repeated elements: torch's own rule
+            result = torch.empty_like(tensor, requires_grad=False)
+            return result, array_of("result", result)
+        result = result.as_strided(tensor.shape, tensor.stride())
+    return result, fresh
+
+
+def _same_steps(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether the strides agree wherever there is more than one element to step over."""
+    steps = zip(a.shape, a.stride(), b.stride(), strict=True)
+    return a.numel() > 0 and all(n == 1 or mine == other for n, mine, other in steps)
