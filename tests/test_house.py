@@ -25,21 +25,22 @@ from fastact import _runtime
 
 ALLOWED = {
     "csrc/activations.def", "csrc/activations.h", "fastact/reference.py",
-    "fastact/_randomized.py",
+    "fastact/_randomized.py", "fastact/torch/_randomized.py",
     # oracles: they state the definitions once more, independently, as the reference does
     "tests/oracle.py", "bench/oracle.h", "bench/oracle.c",
     # what other libraries call them, and the few that a benchmark picks
-    "fastact/_bench/names.py",
+    "fastact/_bench/names.py", "tests/test_torch_fuse.py",
 }  # fmt: skip
 FOREIGN = (
     "rrelu_training",  # a public function of its own: no row could say it
     "fuse_norm_relu",  # a flag of oneDNN's interface
 )
-MATHS = {"csrc/vmath.h", "csrc/pairs.h", "csrc/working.h"}
+MATHS = {"csrc/vmath.h", "csrc/pairs.h", "csrc/working.h", "fastact/torch/_composed.py"}
 FOLDERS = {
     "csrc": "c h inc",
     "fastact": "py pyx pxd",
     "fastact/_bench": "py c cpp",
+    "fastact/torch": "py",
     "bench": "py c h",
     "tests": "py",
 }
@@ -67,7 +68,7 @@ def mentions(path, text):
     code = (
         without_comments(text) if path.endswith(("py", "pyx", "pxd")) else without_c_comments(text)
     )
-    code = re.sub(r"\b(np|numpy|math|gc)\s*\.\s*\w+", "", code)
+    code = re.sub(r"\b(np|numpy|math|gc|torch)(\s*\.\s*\w+)+", "", code)
     for word in FOREIGN:
         code = code.replace(word, "")
     names = [n for n in NAMES if not (path in MATHS and hasattr(math, n))]

@@ -1,8 +1,22 @@
-"""fastact for PyTorch: the activations on CPU tensors."""
+"""fastact for PyTorch: activations and BatchNorm on CPU tensors, without copies.
+
+>>> import torch, fastact.torch as fat
+>>> fat.BatchNorm2d(8, activation="relu")(torch.randn(2, 8, 5, 5)).shape
+torch.Size([2, 8, 5, 5])
+
+- A function for each activation, with the parameters of torch.nn.functional's, and `Activation`, a
+  module for any of them.
+- `batch_norm`, and `BatchNorm1d`, `BatchNorm2d`, `BatchNorm3d`: torch's, fused with any activation.
+- `fuse(model)` finds BatchNorm and the activation behind it in a model and makes them one.
+
+All are operators of `torch.library`: one node for torch.compile and torch.export. fastact itself
+never imports torch.
+"""
 
 from fastact.torch._activations import Activation, functions
 from fastact.torch._batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, batch_norm
 from fastact.torch._fuse import Report, fuse
+from fastact.torch._randomized import rrelu_training
 
 globals().update(functions)
 __all__ = [
@@ -14,4 +28,5 @@ __all__ = [
     "Report",
     "batch_norm",
     "fuse",
+    "rrelu_training",
 ]

@@ -1,10 +1,10 @@
 """The activations as torch operators, `torch.ops.fastact.NAME` and `NAME_backward`.
 
-An operator is one node for `torch.compile` and `torch.export`: a kernel (fastact's, on the tensors' own
-memory), a fake kernel that says what comes out, and an autograd formula. The backward of the backward is
-composed of torch's own operations.
+An operator is one node for `torch.compile` and `torch.export`: a kernel (fastact's, on the tensors'
+own memory), a fake kernel that says what comes out, and an autograd formula. The backward of the
+backward is composed of torch's own operations.
 
-Operators take the parameters as in the table's row: numbers, and tensors where a parameter is learned.
+Operators take the parameters of the table's row: numbers, and a tensor where one is learned.
 """
 
 from __future__ import annotations
@@ -78,11 +78,16 @@ def _check(function: fa.Activation, x: Tensor, rest: tuple) -> None:
                 f"{name}: {second.dtype} of shape {tuple(second.shape)} is not accepted; "
                 f"expected x's, {x.dtype} of shape {tuple(x.shape)}"
             )
-        if torch.broadcast_shapes(second.shape, x.shape) != x.shape:
+        if not _broadcasts(second.shape, x.shape):
             raise ValueError(
                 f"{name}: shape {tuple(second.shape)} is not accepted; expected one value, or one "
                 f"for each channel of x, of shape {tuple(x.shape)}"
             )
+
+
+def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:
+    pairs = zip(reversed(shape), reversed(to), strict=False)
+    return len(shape) <= len(to) and all(n in (1, wanted) for n, wanted in pairs)
 
 
 # ---- one activation ------------------------------------------------------------------------------
@@ -181,8 +186,8 @@ def _arrays(beside: tuple[str, ...], rest: tuple) -> list:
 
 
 def second_order(composed: Callable, saved: tuple, outer: tuple) -> tuple:
-    """What a backward operator's own backward gives: for (dy, inputs...) of a function that is composed
-    of torch's operations, the gradients of sum(outer * the function's gradients)."""
+    """What a backward operator's own backward gives: the gradients of sum(outer * the function's
+    gradients) in (dy, inputs...), for a function that is composed of torch's operations."""
 
     def first_order(dy: Tensor, *inputs: Tensor) -> tuple:
         return torch.func.vjp(composed, *inputs)[1](dy)
@@ -238,12 +243,12 @@ def make_function(function: fa.Activation) -> Callable[..., Tensor]:
     arguments = ", ".join(
         f"per_channel({key}, x.ndim)" if key in function.learned else key for key in named
     )
-    if function.gated:
-        arguments = f"*torch.broadcast_tensors({arguments})"
     operator = f"torch.ops.fastact.{define_activation(function)}.default"
+    body = f"return {operator}({arguments})"
+    if function.gated:
+        body = f"if x.shape != gate.shape: x, gate = torch.broadcast_tensors(x, gate)\n    {body}"
     made: dict[str, Callable] = {}
-    source = f"def {function.name}({header}):\n    return {operator}({arguments})"
-    exec(source, globals(), made)
+    exec(f"def {function.name}({header}):\n    {body}", globals(), made)
     result = made[function.name]
     result.__module__ = "fastact.torch"
     result.__doc__ = DOCUMENTATION.format(
@@ -268,15 +273,17 @@ def _example(function: fa.Activation) -> str:
 
 def per_channel(weight: Tensor, ndim: int) -> Tensor:
     """A value a channel, which is dimension 1 in torch, for NumPy's broadcasting."""
-    if weight.ndim != 1 or ndim < 2:
+    if weight.ndim != 1 or ndim == 1:
         return weight
+    if ndim == 0:
+        return weight.squeeze(0)
     return weight.view(-1, *[1] * (ndim - 2))
 
 
 def _describe(function: fa.Activation) -> str:
     lines = ""
     if function.gated:
-        lines = "gate : Tensor\n    What x is multiplied by, through its activation; broadcasts against x.\n"
+        lines = "gate : Tensor\n    What x is multiplied by, through its activation; broadcasts.\n"
     for key, value in function.parameters.items():
         if key in function.learned:
             lines += (
@@ -305,7 +312,7 @@ class Settings(NamedTuple):
     """An activation as the operators of BatchNorm take it."""
 
     name: str = ""  # none
-    numbers: list[float] = []  # in the table's order
+    numbers: list[float] = []  # in the table's order  # noqa: RUF012
     learned: Tensor | None = None
 
 
@@ -320,13 +327,14 @@ def settle(activation: str | fa.Activation | None, params: Mapping[str, Value] |
     if activation not in TABLE:
         find_activation(activation)  # raises
     defaults, learned = TABLE[activation]
-    complete = {**defaults, **(params or {})}
-    for key, value in complete.items():
+    for key in params or {}:
         if key not in defaults:
             accepted = ", ".join(defaults) or "none"
             raise TypeError(
                 f"activation_params: {activation} has no parameter {key!r}; accepted: {accepted}"
             )
+    complete = {**defaults, **(params or {})}
+    for key, value in complete.items():
         if value is None:
             raise TypeError(f"activation_params[{key!r}]: missing; {activation} requires it")
     numbers = [float(value) for key, value in complete.items() if key != learned]

@@ -1,4 +1,4 @@
-"""BatchNorm, alone or fused with an activation, as a torch operator, a function and three modules."""
+"""BatchNorm, alone or fused with an activation: a torch operator, a function and three modules."""
 
 from __future__ import annotations
 
@@ -264,8 +264,8 @@ def batch_norm(
     Parameters
     ----------
     x : Tensor
-        On the CPU, at least two dimensions, channels in dimension 1, any strides (channels-last, for
-        one); float16, bfloat16, float32 or float64.
+        On the CPU, at least two dimensions, channels in dimension 1, any strides (channels-last,
+        for one); float16, bfloat16, float32 or float64.
     running_mean, running_var, weight, bias : Tensor of shape (C,), optional
     training : bool
         Whether the statistics are those of x; running ones are then updated in place.
@@ -303,6 +303,8 @@ def _apply(
     x: Tensor, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None,
     bias: Tensor | None, training: bool, momentum: float, eps: float, settings: Settings,
 ) -> Tensor:  # fmt: skip
+    if training and x.numel() == 0:
+        return _of_nothing(x, weight, bias)
     name, numbers, learned = settings
     statistics = (None, None) if training else (running_mean, running_var)
     y, state = _forward_operator(
@@ -312,6 +314,14 @@ def _apply(
         count = x.numel() // x.shape[AXIS]
         torch.ops.fastact.track_(running_mean, running_var, state, count, momentum)
     return y
+
+
+def _of_nothing(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """An empty batch, as torch has it: no statistics, no complaint, gradients of zeros."""
+    check("x", x)
+    y = x.clone()
+    y = y if weight is None else y * weight[0]
+    return y if bias is None else y + bias[0]
 
 
 # ---- the modules ---------------------------------------------------------------------------------
@@ -369,10 +379,11 @@ class FusedBatchNorm(torch.nn.modules.batchnorm._BatchNorm):
         return 1.0 / (float(self.num_batches_tracked) + 1.0)
 
 
+EXAMPLE = list(fa.activations)[-1]
 DOCUMENTATION = """`torch.nn.{name}` on the CPU, optionally fused with an activation.
 
-    Its arguments, attributes and checkpoint keys, and its results, to torch's own accuracy or better. Of
-    an activation with a learned parameter that is the key ``activation.NAME``.
+    Its arguments, attributes and checkpoint keys, and its results, as exact as torch's or better.
+    The learned parameter of an activation has the key ``activation.NAME``.
 
     Parameters
     ----------
@@ -388,7 +399,7 @@ DOCUMENTATION = """`torch.nn.{name}` on the CPU, optionally fused with an activa
     Examples
     --------
     >>> import torch, fastact.torch as fat
-    >>> layer = fat.{name}(3, activation="silu")
+    >>> layer = fat.{name}(3, activation="{example}")
     >>> layer(torch.randn({shape})).shape
     torch.Size([{shape}])
     >>> list(layer.state_dict()) == list(torch.nn.{name}(3).state_dict())
@@ -397,12 +408,12 @@ DOCUMENTATION = """`torch.nn.{name}` on the CPU, optionally fused with an activa
 
 
 class BatchNorm1d(FusedBatchNorm, torch.nn.BatchNorm1d):
-    __doc__ = DOCUMENTATION.format(name="BatchNorm1d", shape="8, 3")
+    __doc__ = DOCUMENTATION.format(name="BatchNorm1d", shape="8, 3", example=EXAMPLE)
 
 
 class BatchNorm2d(FusedBatchNorm, torch.nn.BatchNorm2d):
-    __doc__ = DOCUMENTATION.format(name="BatchNorm2d", shape="8, 3, 4, 4")
+    __doc__ = DOCUMENTATION.format(name="BatchNorm2d", shape="8, 3, 4, 4", example=EXAMPLE)
 
 
 class BatchNorm3d(FusedBatchNorm, torch.nn.BatchNorm3d):
-    __doc__ = DOCUMENTATION.format(name="BatchNorm3d", shape="8, 3, 4, 4, 2")
+    __doc__ = DOCUMENTATION.format(name="BatchNorm3d", shape="8, 3, 4, 4, 2", example=EXAMPLE)

@@ -22,8 +22,8 @@ Names = Mapping[str, Value]
 
 
 def _pick(better: Callable, a: Value, b: Value) -> Value:
-    """The larger or smaller of two, with the derivative of b, so of the constant, where they tie: as
-    in the kernels."""
+    """The larger or smaller of two. Where they tie the derivative is that of b, the constant: as in
+    the kernels."""
     if not isinstance(a, Tensor) and not isinstance(b, Tensor):
         return a if better(a, b) else b
     return torch.where(better(a, b), a, b)
@@ -71,7 +71,7 @@ def _parse(expression: str) -> ast.expr:
 
 
 def _match(pattern: ast.expr, node: ast.expr, found: dict[str, ast.expr]) -> bool:
-    """Whether a node has a pattern's form; its names stand for any expression, the same each time."""
+    """Whether a node has a pattern's form; a name stands for any expression, each time the same."""
     if isinstance(pattern, ast.Name):
         return ast.dump(found.setdefault(pattern.id, node)) == ast.dump(node)
     if type(pattern) is not type(node):
@@ -89,11 +89,12 @@ def _match(pattern: ast.expr, node: ast.expr, found: dict[str, ast.expr]) -> boo
     )
 
 
-class _Rewriter(ast.NodeTransformer):
-    RULES = [(_parse(written), better) for written, better in REWRITTEN.items()]
+RULES = [(_parse(written), better) for written, better in REWRITTEN.items()]
 
+
+class _Rewriter(ast.NodeTransformer):
     def visit(self, node: ast.AST) -> ast.AST:
-        for pattern, better in self.RULES:
+        for pattern, better in RULES:
             found: dict[str, ast.expr] = {}
             if isinstance(node, ast.expr) and _match(pattern, node, found):
                 return _substitute(_parse(better), {k: self.visit(v) for k, v in found.items()})
@@ -139,7 +140,9 @@ def _evaluate(node: ast.expr, names: Names) -> Value:
 
 def _compare(node: ast.Compare, names: Names) -> Tensor:
     values = [_evaluate(operand, names) for operand in (node.left, *node.comparators)]
-    tests = [OPERATORS[type(op)](a, b) for op, a, b in zip(node.ops, values, values[1:])]
+    tests = [
+        OPERATORS[type(op)](a, b) for op, a, b in zip(node.ops, values, values[1:], strict=False)
+    ]
     return functools.reduce(lambda a, b: a & b, tests)
 
 

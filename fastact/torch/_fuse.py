@@ -1,13 +1,13 @@
 """fuse(model): BatchNorm and the activation behind it become one pass over memory.
 
-A model is a tree of modules. Each one whose forward can be traced by torch.fx gives a graph in which
-its children are single nodes (a Sequential's own children stand there instead of it). In those graphs a
+A model is a tree of modules. Each one whose forward torch.fx can trace gives a graph in which its
+children are single nodes (a Sequential's own children stand there instead of it). In those graphs a
 BatchNorm whose only use is an activation is half of a pair. The pair is replaced in place:
 
 - the BatchNorm becomes fastact's by its class; parameters, buffers, hooks, names and keys stay;
 - an activation module that is called nowhere else becomes an Identity;
-- where the activation is a function, or a module that is called elsewhere too, the traced forward is
-  rewritten without it, and the module gets a subclass of its class with that forward.
+- where the activation is a function, or a module that is called elsewhere too, the traced forward
+  is rewritten without it, and the module gets a subclass of its class with that forward.
 """
 
 from __future__ import annotations
@@ -117,8 +117,13 @@ def _plain(name: str) -> str:
     return name.replace("_", "").lower()
 
 
-# torch's class names and function names, less case and underscores, are fastact's
-NAMES = {_plain(name): name for name in fa.activations if fa.activations[name].formula != "x"}
+# torch's class names and function names, less case and underscores, are fastact's; where two of
+# fastact's are alike then, torch's is the one that it spells so
+NAMES = {
+    _plain(name): name
+    for name in sorted(fa.activations, key=lambda name: hasattr(nn.functional, name))
+    if fa.activations[name].formula != "x"
+}
 
 
 def _match(node: fx.Node, module: nn.Module) -> Match:
@@ -461,12 +466,13 @@ def _imported(module: str, attribute: str) -> object:
 @functools.cache
 def _subclass(kind: type[nn.Module], train: Source, evaluate: Source) -> type[nn.Module]:
     """A class with the traced forward; the same for the same code, so that copies share it."""
-    forward = train.compile(kind.__name__)
+    forward = in_training = train.compile(kind.__name__)
     if evaluate != train:
-        forwards = {True: forward, False: evaluate.compile(kind.__name__)}
+        in_evaluation = evaluate.compile(kind.__name__)
 
+        @functools.wraps(in_training)
         def forward(self, *args, **kwargs):
-            return forwards[self.training](self, *args, **kwargs)
+            return (in_training if self.training else in_evaluation)(self, *args, **kwargs)
 
     def reduce(self, protocol):
         return _revive, (kind, train, evaluate), self.__dict__.copy()
@@ -500,9 +506,10 @@ def fuse(model: nn.Module) -> Report:
     Notes
     -----
     An activation that is a function, or a module that is called more than once (as in a residual
-    block), is left out of the forward that `torch.fx` traces. What torch.fx does not see (a print, a
-    counter, a random number of Python's) would be gone from such a forward; modules that get one are
-    in the report as ``rewritten``.
+    block), is left out of the forward that `torch.fx` traces. What torch.fx does not see (a print,
+    a counter, a random number of Python's) would be gone from such a forward; modules that get one
+    are in the report as ``rewritten``. A Sequential inside a module that cannot be traced is taken
+    to be called as a whole.
 
     Examples
     --------
@@ -560,7 +567,7 @@ def _fuse_container(container, calls, registrations, names, done, reasons, repor
     if rewritten:
         train, evaluate = (Source.of(graph) for graph in container.graphs)
         container.module.__class__ = _subclass(type(container.module), train, evaluate)
-        report.rewritten.append(container.name or type(container.module).__name__)
+        report.rewritten.append(container.name or "the model")
 
 
 def _common_pairs(container, calls, registrations, reasons) -> Iterator[tuple[Pair, ...]]:
