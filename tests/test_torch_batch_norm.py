@@ -10,6 +10,7 @@ import pytest
 from conftest import LEARNED, NAMES, SCALAR, assert_same_bits, once
 from torch_tools import as_array, dtypes, fa, fat, function_of, numbers, torch
 
+ROWS = fat._batch_norm.ROWS
 pytestmark = [once, pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")]
 
 CLASSES = {
@@ -176,7 +177,7 @@ def test_only_what_is_asked_for_gets_a_gradient():
     bare(x).square().sum().backward()
     assert x.grad is not None
     y, state = torch.ops.fastact.batch_norm.default(
-        x, None, None, None, None, None, True, 1e-5, "", []
+        x, None, None, None, None, None, True, 1e-5, "", [], ROWS
     )
     assert y.requires_grad
     assert not state.requires_grad
@@ -337,8 +338,9 @@ def test_torchs_checks_of_the_operators(name, training):
     tail = (training, 1e-5, settings[0], settings[1])
     x = torch.randn(4, 3, 2, requires_grad=True)
     tensors = (module.weight, module.bias, settings[2])
-    torch.library.opcheck(torch.ops.fastact.batch_norm.default, (x, *stats, *tensors, *tail))
-    _, state = torch.ops.fastact.batch_norm.default(x, *stats, *tensors, *tail)
+    arguments = (x, *stats, *tensors, *tail, ROWS)
+    torch.library.opcheck(torch.ops.fastact.batch_norm.default, arguments)
+    _, state = torch.ops.fastact.batch_norm.default(*arguments)
     dy = torch.randn_like(x).requires_grad_()
     torch.library.opcheck(
         torch.ops.fastact.batch_norm_backward.default, (dy, x, state.detach(), *tensors, *tail)

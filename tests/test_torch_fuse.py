@@ -249,8 +249,8 @@ class Dropping(nn.Module):
         super().__init__()
         self.linear, self.norm = nn.Linear(4, 4), nn.BatchNorm1d(4)
 
-    def forward(self, x):
-        x = functional.silu(self.norm(self.linear(x)))
+    def forward(self, x: "torch.Tensor", scale: "float" = 1.0) -> "torch.Tensor":
+        x = functional.silu(self.norm(self.linear(x))) * scale
         x = functional.dropout(x, 0.5, self.training)
         return x * 3 if self.training else x
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import fastact as fa
-from fastact import _normalization
+from fastact import _kernels, _normalization
 from fastact.torch import _composed
 from fastact.torch._activations import (
     LIBRARY,
@@ -22,7 +22,7 @@ from fastact.torch._activations import (
     settle,
     threads,
 )
-from fastact.torch._tensors import array_of, check, empty_like
+from fastact.torch._tensors import array_of, check, empty_like, tensor_of
 
 AXIS = 1  # torch's channels
 HAS_RESIDUAL = "residual" in inspect.signature(fa.batch_norm_forward).parameters
@@ -35,25 +35,26 @@ TENSORS = 4  # x, weight, bias, learned
 
 # ---- the state between forward and backward ------------------------------------------------------
 #
-# An operator gives tensors: what a BatchNormContext holds a channel is the rows of one.
+# An operator gives tensors. What a BatchNormContext holds beside x is its table of statistics, and
+# what the call's own arguments say.
 
-ROWS = ("mean", "var", "_affine", "_rstd")
+ROWS, MEAN, VAR = _kernels.STATISTICS, _kernels.MEAN, _kernels.VAR
 
 
 def _pack(ctx: fa.BatchNormContext) -> Tensor:
-    return torch.from_numpy(np.vstack([getattr(ctx, row) for row in ROWS]))
+    return torch.from_numpy(ctx._table.copy())
 
 
-def _unpack(x: np.ndarray, state: np.ndarray, weight: Tensor | None, bias: Tensor | None,
-            training: bool, fused) -> fa.BatchNormContext:  # fmt: skip
-    count = x.size // x.shape[AXIS] if x.shape[AXIS] else 0
-    dtypes = [None if a is None else array_of("weight", a).dtype for a in (weight, bias)]
+def _unpack(
+    x: np.ndarray, table: np.ndarray, weight: Tensor | None, bias: Tensor | None, training: bool,
+    fused: object,
+) -> fa.BatchNormContext:  # fmt: skip
     return fa.BatchNormContext(
-        x, state[0], state[1], count, training, AXIS, state[2:7], state[7], fused, *dtypes
-    )
-
-
-STATE_ROWS = 8
+        x=x, mean=table[MEAN], var=table[VAR], count=x.size // max(x.shape[AXIS], 1),
+        training=training, _axis=AXIS, _table=table, _fused=fused,
+        _weight=None if weight is None else array_of("weight", weight).dtype,
+        _bias=None if bias is None else array_of("bias", bias).dtype,
+    )  # fmt: skip
 
 
 def _activation(name: str, numbers: list[float], learned: Tensor | None, channels: int) -> dict:
@@ -80,7 +81,10 @@ def _named(name: str, numbers: list[float]) -> list[tuple[str, float]]:
 def _forward(
     x: Tensor, mean: Tensor | None, var: Tensor | None, weight: Tensor | None, bias: Tensor | None,
     learned: Tensor | None, training: bool, eps: float, activation: str, numbers: list[float],
+    rows: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """(y, state). `rows` is ROWS, for what torch caches of compiled graphs: what another version of
+    fastact has left there is another graph."""
     array = array_of("x", x)
     y, out = empty_like(x, array)
     small = {"weight": weight, "bias": bias, "running_mean": mean, "running_var": var}
@@ -95,11 +99,11 @@ def _forward(
 
 def _fake_forward(x: Tensor, *rest) -> tuple[Tensor, Tensor]:
     check("x", x)
-    return torch.empty_like(x), x.new_empty((STATE_ROWS, x.shape[AXIS]), dtype=torch.float64)
+    return torch.empty_like(x), x.new_empty((ROWS, x.shape[AXIS]), dtype=torch.float64)
 
 
 def _save_forward(ctx, inputs: tuple, output: tuple) -> None:
-    x, _, _, weight, bias, learned, *ctx.settings = inputs
+    x, _, _, weight, bias, learned, *ctx.settings, _ = inputs
     ctx.save_for_backward(x, weight, bias, learned, output[1])
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
@@ -107,7 +111,7 @@ def _save_forward(ctx, inputs: tuple, output: tuple) -> None:
 
 def _gradient(ctx, dy: Tensor | None, _: Tensor | None):
     x, weight, bias, learned, state = ctx.saved_tensors
-    nothing = [None] * len(ctx.settings)
+    nothing = [None] * (len(ctx.settings) + 1)
     if dy is None:
         return None, None, None, None, None, None, *nothing
     dx, *rest = _backward_operator(dy, x, state, weight, bias, learned, *ctx.settings)
@@ -134,21 +138,18 @@ def _backward(
         grads = fa.batch_norm_backward(array_of("dy", dy), ctx, out=out)
     params = grads.activation_params or {}
     return dx, *[
-        _filled(tensor, gradient)
+        _like(tensor, gradient)
         for tensor, gradient in (
             (weight, grads.weight), (bias, grads.bias), (learned, next(iter(params.values()), None))
         )
     ]  # fmt: skip
 
 
-def _filled(tensor: Tensor | None, values: np.ndarray | None) -> Tensor:
-    """A new tensor like a given one, with these values."""
+def _like(tensor: Tensor | None, values: np.ndarray | None) -> Tensor:
+    """A gradient of a tensor; an empty one where there is no such tensor."""
     if tensor is None:
         return torch.empty(0)
-    result = torch.empty_like(tensor, requires_grad=False)
-    array = array_of("gradient", result)
-    array[...] = np.reshape(values, array.shape)
-    return result
+    return tensor_of(np.reshape(values, tensor.shape), tensor.dtype)
 
 
 def _fake_backward(dy: Tensor, x: Tensor, state: Tensor, *rest):
@@ -199,7 +200,7 @@ def _composed_batch_norm(
     if training:
         var, mean = torch.var_mean(wide, others, correction=0, keepdim=True)
     else:
-        mean, var = along(state[0]), along(state[1])
+        mean, var = along(state[MEAN]), along(state[VAR])
     z = (wide - mean) / torch.sqrt(var + eps)
     z = z if weight is None else z * along(weight)
     z = z if bias is None else z + along(bias)
@@ -220,7 +221,7 @@ _backward_operator = define(
 )  # fmt: skip
 _forward_operator = define(
     "batch_norm",
-    f"(Tensor x, Tensor? mean, Tensor? var, {ARGUMENTS}) -> (Tensor, Tensor)",
+    f"(Tensor x, Tensor? mean, Tensor? var, {ARGUMENTS}, int rows) -> (Tensor, Tensor)",
     _forward, _fake_forward, _gradient, _save_forward,
 )  # fmt: skip
 
@@ -229,7 +230,7 @@ def _track(mean: Tensor, var: Tensor, state: Tensor, count: int, momentum: float
     """Moves running statistics towards those of a batch, in place."""
     rows = array_of("state", state)
     _normalization._track(
-        array_of("running_mean", mean), array_of("running_var", var), rows[0], rows[1], count,
+        array_of("running_mean", mean), array_of("running_var", var), rows[MEAN], rows[VAR], count,
         momentum,
     )  # fmt: skip
     torch.autograd.graph.increment_version((mean, var))
@@ -308,7 +309,7 @@ def _apply(
     name, numbers, learned = settings
     statistics = (None, None) if training else (running_mean, running_var)
     y, state = _forward_operator(
-        x, *statistics, weight, bias, learned, training, eps, name, numbers
+        x, *statistics, weight, bias, learned, training, eps, name, numbers, ROWS
     )
     if training and running_mean is not None and running_var is not None:
         count = x.numel() // x.shape[AXIS]

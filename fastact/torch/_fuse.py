@@ -431,9 +431,10 @@ class Source(NamedTuple):
     @classmethod
     def of(cls, graph: fx.Graph) -> Source:
         made = graph.python_code("self")
-        used = {node.id for node in ast.walk(ast.parse(made.src)) if isinstance(node, ast.Name)}
+        tree = _Bare().visit(ast.parse(made.src))
+        used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
         objects = [(name, value) for name, value in made.globals.items() if name in used]
-        return cls(made.src, tuple([_import(name, value) for name, value in objects]))
+        return cls(ast.unparse(tree), tuple([_import(name, value) for name, value in objects]))
 
     def compile(self, label: str) -> Callable:
         scope = {name: _imported(module, attribute) for name, module, attribute in self.imports}
@@ -441,6 +442,23 @@ class Source(NamedTuple):
         linecache.cache[file] = (len(self.code), None, self.code.splitlines(True), file)
         exec(compile(self.code, file, "exec"), scope)
         return scope["forward"]
+
+
+class _Bare(ast.NodeTransformer):
+    """Leaves annotations out: their names stand for whatever their author had in scope."""
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        node.returns = None
+        return self.generic_visit(node)
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        node.annotation = None
+        return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
+        if node.value is None:
+            return None
+        return ast.copy_location(ast.Assign([node.target], node.value), node)
 
 
 def _import(name: str, value: object) -> Import:
