@@ -39,7 +39,7 @@ class Block(nn.Module):
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
-        self.relu = nn.ReLU(inplace=True)
+        self.activate = nn.ReLU(inplace=True)
         self.shortcut = nn.Sequential()
         if stride != 1 or before != channels:
             self.shortcut = nn.Sequential(
@@ -47,10 +47,10 @@ class Block(nn.Module):
             )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.activate(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         y += self.shortcut(x)
-        return self.relu(y)
+        return self.activate(y)
 
 
 def resnet18() -> nn.Module:

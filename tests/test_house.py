@@ -35,7 +35,13 @@ FOREIGN = (
     "rrelu_training",  # a public function of its own: no row could say it
     "fuse_norm_relu",  # a flag of oneDNN's interface
 )
-MATHS = {"csrc/vmath.h", "csrc/pairs.h", "csrc/working.h", "fastact/torch/_composed.py"}
+MATHS = {
+    "csrc/vmath.h",
+    "csrc/pairs.h",
+    "csrc/working.h",
+    "fastact/torch/_composed.py",
+    "fastact/_formula.py",
+}
 FOLDERS = {
     "csrc": "c h inc",
     "fastact": "py pyx pxd",

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 import fastact as fa
-from fastact import _kernels, _normalization
+from fastact import _kernels
+from fastact._fusion import fuse
+from fastact._running import Update, track
 from fastact.torch import _composed
 from fastact.torch._activations import (
     LIBRARY,
@@ -130,9 +132,7 @@ def _backward(
     array = array_of("x", x)
     dx, out = empty_like(x, array)
     arguments = _activation(activation, numbers, learned, x.shape[AXIS])
-    fused = _normalization._fuse(
-        arguments.get("activation"), arguments.get("activation_params"), x.shape[AXIS]
-    )
+    fused = fuse(arguments.get("activation"), arguments.get("activation_params"), x.shape[AXIS])
     ctx = _unpack(array, array_of("state", state), weight, bias, training, fused)
     with threads():
         grads = fa.batch_norm_backward(array_of("dy", dy), ctx, out=out)
@@ -229,10 +229,8 @@ _forward_operator = define(
 def _track(mean: Tensor, var: Tensor, state: Tensor, count: int, momentum: float) -> None:
     """Moves running statistics towards those of a batch, in place."""
     rows = array_of("state", state)
-    _normalization._track(
-        array_of("running_mean", mean), array_of("running_var", var), rows[MEAN], rows[VAR], count,
-        momentum,
-    )  # fmt: skip
+    running = array_of("running_mean", mean), array_of("running_var", var)
+    track(running, rows[MEAN], rows[VAR], count, Update(1.0 - momentum, momentum, unbiased=True))
     torch.autograd.graph.increment_version((mean, var))
 
 
