@@ -11,7 +11,7 @@ pytestmark = once
 
 EXAMPLES = ROOT / "examples"
 PAGES = sorted((ROOT / "docs").glob("**/*.md"))
-EXTRA = {"sklearn": "the extra demo", "torch": "torch"}
+EXTRA = {"sklearn": "the extra demo", "torch": "torch", "jax": "jax"}
 
 
 def example(name):
@@ -66,6 +66,6 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(path, capsys):
     if ">>>" in code:
         pytest.skip("run as a doctest by test_definitions.py or test_reference.py")
     for module, owner in EXTRA.items():
-        if re.search(rf"\b(from|import) {module}\b", code):
+        if re.search(rf"\b(from|import) (fastact\.)?{module}\b", code):
             pytest.importorskip(module, reason=f"the page uses {owner}")
     exec(compile(code, str(path), "exec"), {"__name__": "page"})

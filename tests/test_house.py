@@ -41,12 +41,14 @@ MATHS = {
     "csrc/working.h",
     "fastact/torch/_composed.py",
     "fastact/_formula.py",
+    "fastact/jax/_activations.py",
 }
 FOLDERS = {
     "csrc": "c h inc",
     "fastact": "py pyx pxd",
     "fastact/_bench": "py c cpp",
     "fastact/torch": "py",
+    "fastact/jax": "py",
     "bench": "py c h",
     "tests": "py",
 }

@@ -1,6 +1,7 @@
 """The activations as torch operators: fastact's bits, torch's manners."""
 
 import copy
+import doctest
 import functools
 import pickle
 
@@ -558,3 +559,12 @@ print(fastact.torch.__name__)
     assert python(code)[:2] == (0, "fastact.torch")
     for path in (ROOT / "fastact" / "torch").glob("*.py"):
         assert "from . import" not in path.read_text()
+
+
+@pytest.mark.parametrize("name", [None, *fat.__all__])
+def test_the_examples_of_docstrings_run(name):
+    thing = fat if name is None else getattr(fat, name)
+    test = doctest.DocTestParser().get_doctest(thing.__doc__, {}, str(name), None, 0)
+    result = doctest.DocTestRunner(verbose=False).run(test)
+    assert result.failed == 0
+    assert result.attempted > 0 or name == "Report"

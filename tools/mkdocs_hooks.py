@@ -231,6 +231,29 @@ def demo() -> str:
     )
 
 
+# ---- other frameworks ------------------------------------------------------------------------
+
+
+def jax_calls() -> str:
+    """The table of bench/jax_calls.py's record."""
+    run = json.loads((DOCS / "performance" / "jax" / "calls.json").read_text())
+    contenders = list(run["rows"][0]["times"])
+    head = ["", "shape", *(f"{name}, us" for name in contenders), "jax / fastact.jax"]
+    lines = ["| " + " | ".join(head) + " |", "| --- | --- " + "| ---: " * len(head[2:]) + "|"]
+    for row in run["rows"]:
+        times = {name: 1e6 * row["times"][name][0] for name in contenders}
+        shape = " x ".join(map(str, row["shape"]))
+        shown = " | ".join(f"{time:.1f}" for time in times.values())
+        ratio = times["jax"] / times["fastact.jax"]
+        lines.append(f"| {row['what']}, {row['mode']} | {shape} | {shown} | {ratio:.2f} |")
+    return "\n".join([
+        *lines, "",
+        f"Medians of {run['rounds']} rounds on {run['machine']['cpu']}, {run['config']['isa']}, "
+        f"{run['config']['threads']} threads, jax {run['jax']}, float32: `bench/jax_calls.py`. "
+        "jax: its own functions, jitted; fastact: the call on NumPy arrays, without jax.",
+    ])  # fmt: skip
+
+
 # ---- files of the repository -----------------------------------------------------------------
 
 
@@ -244,7 +267,7 @@ def include(name: str) -> str:
 
 MAKERS = {
     maker.__name__: maker
-    for maker in (gallery, gated, activations, api, commands, header, demo, include)
+    for maker in (gallery, gated, activations, api, commands, header, demo, jax_calls, include)
 }
 
 

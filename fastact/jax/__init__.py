@@ -1,0 +1,16 @@
+"""fastact for JAX: the activations and fused BatchNorm on the CPU, under jit, grad and vmap.
+
+>>> import jax.numpy as jnp, fastact.jax as faj
+>>> y, mean, var = faj.batch_norm(jnp.ones((4, 3)), training=True, activation="relu")
+>>> y.shape
+(4, 3)
+
+They are custom calls through XLA's foreign function interface, registered when this is imported;
+nothing is compiled. fastact itself never imports jax.
+"""
+
+from fastact.jax._activations import functions
+from fastact.jax._batch_norm import batch_norm
+
+globals().update(functions)
+__all__ = [*functions, "batch_norm"]
