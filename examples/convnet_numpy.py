@@ -57,7 +57,8 @@ class Block:
 def pooled(x: Array) -> Array:
     """The mean of each 2 x 2 square of pixels."""
     n, height, width, channels = x.shape
-    return x.reshape(n, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
+    mean: Array = x.reshape(n, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
+    return mean
 
 
 def spread(dy: Array) -> Array:
@@ -78,7 +79,8 @@ class ConvNet:
             block.norm.train(training)
             x = block.forward(x)
         self.features = x.reshape(len(x), -1)
-        return self.features @ self.last
+        logits: Array = self.features @ self.last
+        return logits
 
     def step(self, x: Array, labels: NDArray[np.int_], rate: float) -> float:
         logits = self.forward(x, training=True)
@@ -101,13 +103,15 @@ def digits() -> list[Any]:
     from sklearn.model_selection import train_test_split
 
     images, labels = load_digits(return_X_y=True)
-    images = (images / 16).astype(np.float32).reshape(-1, 8, 8, 1)
-    return train_test_split(images, labels, test_size=0.2, stratify=labels, random_state=0)
+    images = np.asarray(images / 16, dtype=np.float32).reshape(-1, 8, 8, 1)
+    parts = train_test_split(images, labels, test_size=0.2, stratify=labels, random_state=0)
+    return list(parts)
 
 
 def main(epochs: int = 8) -> float:
     train_x, test_x, train_y, test_y = digits()
     network, rng = ConvNet(), np.random.default_rng(1)
+    accuracy = 0.0
     for epoch in range(epochs):
         order = rng.permutation(len(train_x))
         losses = [

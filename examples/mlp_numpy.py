@@ -33,7 +33,7 @@ class Hidden:
     def backward(self, dy: Array, rate: float) -> Array:
         """The gradient of x; the parameters take a step of gradient descent."""
         grads = self.norm.backward(dy)
-        dx = grads.x @ self.weight.T
+        dx: Array = grads.x @ self.weight.T
         self.weight -= rate * (self.x.T @ grads.x)
         self.norm.weight -= rate * grads.weight
         self.norm.bias -= rate * grads.bias
@@ -63,7 +63,8 @@ class Perceptron:
             layer.norm.train(training)
             x = layer.forward(x)
         self.features = x
-        return x @ self.last
+        logits: Array = x @ self.last
+        return logits
 
     def step(self, x: Array, labels: NDArray[np.int_], rate: float) -> float:
         loss, dlogits = softmax_gradient(self.forward(x, training=True), labels)
@@ -81,12 +82,14 @@ def digits() -> list[Any]:
 
     images, labels = load_digits(return_X_y=True)
     images = (images / 16).astype(np.float32)
-    return train_test_split(images, labels, test_size=0.2, stratify=labels, random_state=0)
+    parts = train_test_split(images, labels, test_size=0.2, stratify=labels, random_state=0)
+    return list(parts)
 
 
 def main(epochs: int = 15) -> float:
     train_x, test_x, train_y, test_y = digits()
     network, rng = Perceptron((64, 128, 64, 10)), np.random.default_rng(1)
+    accuracy = 0.0
     for epoch in range(epochs):
         order = rng.permutation(len(train_x))
         losses = [

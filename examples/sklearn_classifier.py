@@ -7,6 +7,7 @@ and cross-validation; any name of `fastact.activations` without required paramet
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,10 @@ from sklearn.utils.validation import check_is_fitted, check_random_state, valida
 import fastact as fa
 
 Array = NDArray[Any]
+checked: Callable[..., Any] = validate_data
 
 
-class FusedMLPClassifier(ClassifierMixin, BaseEstimator):
+class FusedMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # without types
     """A multi-layer perceptron trained by gradient descent with momentum.
 
     Parameters
@@ -43,6 +45,8 @@ class FusedMLPClassifier(ClassifierMixin, BaseEstimator):
     >>> FusedMLPClassifier(random_state=0).fit(x, y).score(x, y) > 0.95
     True
     """
+
+    n_features_in_: int
 
     def __init__(
         self,
@@ -86,7 +90,8 @@ class FusedMLPClassifier(ClassifierMixin, BaseEstimator):
             inputs.append(norm(inputs[-1] @ weight))
         if training:
             self._inputs = inputs
-        return inputs[-1] @ self.weights_[-1] + self.bias_
+        logits: Array = inputs[-1] @ self.weights_[-1] + self.bias_
+        return logits
 
     def _gradients(self, dlogits: Array) -> list[Array]:
         """In the order of `_parameters`."""
@@ -119,29 +124,31 @@ class FusedMLPClassifier(ClassifierMixin, BaseEstimator):
     # ---- scikit-learn's interface ------------------------------------------------------------
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> FusedMLPClassifier:
-        X, y = validate_data(self, X, y, dtype=np.float64, ensure_min_samples=2)
+        rows, y = checked(self, X, y, dtype=np.float64, ensure_min_samples=2)
         check_classification_targets(y)
         self.classes_, targets = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"y: at least two classes are needed, got 1 class: {self.classes_[0]}")
         rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31))
         self._build(rng)
-        self._train(X, targets, rng)
+        self._train(rows, targets, rng)
         return self
 
     def predict_proba(self, X: ArrayLike) -> Array:
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
-        return softmax(self._forward(X, training=False))
+        rows = checked(self, X, dtype=np.float64, reset=False)
+        return softmax(self._forward(rows, training=False))
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         best = self.predict_proba(X).argmax(axis=1)
-        return self.classes_[best]
+        labels: NDArray[Any] = self.classes_[best]
+        return labels
 
 
 def softmax(logits: Array) -> Array:
-    p = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return p / p.sum(axis=1, keepdims=True)
+    p: Array = np.exp(logits - logits.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    return p
 
 
 def main() -> float:

@@ -125,7 +125,8 @@ def trim() -> int:
     >>> fa.memory.stats().kept
     0
     """
-    return _runtime.pool_trim()
+    given_back: int = _runtime.pool_trim()
+    return given_back
 
 
 def disable() -> None:

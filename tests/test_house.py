@@ -29,7 +29,7 @@ ALLOWED = {
     # oracles: they state the definitions once more, independently, as the reference does
     "tests/oracle.py", "bench/oracle.h", "bench/oracle.c",
     # what other libraries call them, and the few that a benchmark picks
-    "fastact/_bench/names.py", "tests/test_torch_fuse.py",
+    "fastact/_bench/names.py", "tests/test_torch_fuse.py", "tests/typed_uses.py",
 }  # fmt: skip
 FOREIGN = (
     "rrelu_training",  # a public function of its own: no row could say it

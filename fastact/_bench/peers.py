@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,7 +27,7 @@ class Numpy(Peer):
         if job.gated:
             raise NotTheSame
         expression = textbook(job.name)
-        ufunc = names.NUMPY.get(job.name) or getattr(np, job.name, None)
+        ufunc: Any = names.NUMPY.get(job.name) or getattr(np, job.name, None)
         required = _demo_numpy.required_parameters(job.name)
         params = {name: np.float32(job.values[name]) for name in required}
         space = {"x": job.x, "dy": job.dy, "out": job.out, "params": params}
