@@ -19,6 +19,9 @@ typedef struct {
     int (*batchnorm_statistics)(const fa_batchnorm *, const fa_view *, const fa_statistics *);
     int (*batchnorm_backward)(const fa_batchnorm *, fa_passes, int, const fa_view *, const fa_view *,
                               const fa_view *, const fa_statistics *, double *const *);
+    int (*batchnorm_count_lost)(const fa_batchnorm *, const fa_view *, const fa_statistics *, double, double *);
+    int (*batchnorm_recover)(const fa_batchnorm *, const fa_view *, const fa_view *, const fa_statistics *);
+    const fa_inverse_kind *inverses;
     int (*param_gradient)(const fa_batchnorm *, const fa_view *, const fa_view *, double *);
     double (*merge_statistics)(ptrdiff_t, ptrdiff_t, const double *, const double *, double *);
     void (*scale_pairs)(ptrdiff_t, double, int, double *);

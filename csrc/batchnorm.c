@@ -71,7 +71,7 @@ static void pick_params(const fa_job *j, fa_strip *s, const ptrdiff_t *channels)
 void fa_fill_strip(const fa_job *j, fa_strip *s, const ptrdiff_t *channels, int second_pass)
 {
     const fa_affine *a = &j->statistics->affine;
-    if (!j->backward && !second_pass) {
+    if (!j->backward && !second_pass && !j->tolerance) {
         pick(s->shift, j->shift, channels);
         return;
     }
@@ -82,8 +82,13 @@ void fa_fill_strip(const fa_job *j, fa_strip *s, const ptrdiff_t *channels, int 
     pick(s->offset_lo, a->offset_lo, channels);
     pick_params(j, s, channels);
     s->sided = 0;
-    if (j->backward && j->activation && j->activation->sided)
+    if (j->backward && j->activation && j->activation->sided && !j->bn->residual) /* x says nothing of z + r */
         j->kernels->find_sides(s);
+    if (j->bn->from_output || j->tolerance) {
+        pick(s->rstd, j->statistics->rstd, channels);
+        for (int i = 0; i < FA_LANES; i++)
+            s->inverse_scale[i] = 1.0 / s->scale_hi[i];
+    }
     if (!j->backward || !second_pass || !j->training)
         return;
     pick(s->slope, j->slope.slope, channels);
@@ -116,7 +121,9 @@ void fa_finish_channels(const fa_job *j, double *parts, ptrdiff_t width, ptrdiff
 {
     const fa_statistics *st = j->statistics;
     j->kernels->merge(parts, width, j->blocks, channels, j->nsums);
-    if (j->backward) {
+    if (j->tolerance) {
+        j->kernels->param_sums(parts, width, channels, j->sums[2] + c);
+    } else if (j->backward) {
         const fa_affine affine = fa_affine_at(&st->affine, c);
         double *sums[FA_SUMS] = {j->sums[0] + c, j->sums[1] + c, j->sums[2] + c};
         j->kernels->totals(parts, width, &affine, channels, sums);
@@ -128,6 +135,67 @@ void fa_finish_channels(const fa_job *j, double *parts, ptrdiff_t width, ptrdiff
         j->kernels->statistics(parts, width, j->shift + c, j->bn->total, channels, mean, var);
         make_affine(j, c, channels);
     }
+}
+
+/* ---- what counts, and what is lost ------------------------------------------------------------------ */
+
+static double number_at(const fa_job *j, const void *tile, ptrdiff_t i)
+{
+    return j->tile_size == sizeof(float) ? ((const float *)tile)[i] : ((const double *)tile)[i];
+}
+
+/* The mean of some of the elements: no one weighs more, so that what was said in batchnorm.inc of the shift holds
+ * of weighted sums, too. */
+static double shift_of_first(const fa_job *j, ptrdiff_t c, fa_scratch *s)
+{
+    double sum = 0.0;
+    for (int i = 0; i < FA_LANES; i++)
+        fa_view_read(j->x, c, j->bn->first[i], 1, (char *)s->x + i * j->tile_size);
+    if (!j->bn->shares)
+        return j->kernels->run_shift(s->x);
+    for (int i = 0; i < FA_LANES; i++)
+        sum += j->bn->shares[i] * number_at(j, s->x, i);
+    return j->tile_size == sizeof(float) ? (float)sum : sum;
+}
+
+void fa_find_shift(const fa_job *j, ptrdiff_t c, fa_scratch *s)
+{
+    const ptrdiff_t n = fa_at_most(j->bn->count, FA_LANES);
+    if (j->bn->first) {
+        j->shift[c] = shift_of_first(j, c, s);
+        return;
+    }
+    fa_view_read(j->x, c, 0, n, s->x);
+    for (ptrdiff_t i = n; i < FA_LANES; i++)
+        memcpy((char *)s->x + i * j->tile_size, s->x, (size_t)j->tile_size);
+    j->shift[c] = j->kernels->run_shift(s->x);
+}
+
+/* The first element of a channel's list from k on. */
+static ptrdiff_t lower_bound(const ptrdiff_t *index, ptrdiff_t begin, ptrdiff_t end, ptrdiff_t k)
+{
+    while (begin < end) {
+        const ptrdiff_t middle = begin + (end - begin) / 2;
+        if (index[middle] < k)
+            begin = middle + 1;
+        else
+            end = middle;
+    }
+    return begin;
+}
+
+void fa_patch_lost(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff_t n, char *tile, ptrdiff_t step)
+{
+    const fa_lost *lost = j->bn->lost;
+    const size_t size = (size_t)j->tile_size;
+    const char *whole = lost ? lost->channels[c] : NULL;
+    if (!lost)
+        return;
+    for (ptrdiff_t i = 0; whole && i < n; i++)
+        memcpy(tile + i * step, whole + (size_t)(k + i) * size, size);
+    const ptrdiff_t end = lost->begin[c + 1];
+    for (ptrdiff_t i = lower_bound(lost->index, lost->begin[c], end, k); i < end && lost->index[i] < k + n; i++)
+        memcpy(tile + (lost->index[i] - k) * step, (const char *)lost->x + (size_t)i * size, size);
 }
 
 /* ---- the driver ------------------------------------------------------------------------------------- */
@@ -146,23 +214,33 @@ static int run(fa_job *j)
     double *memory = malloc(4 * channels * sizeof *memory);
     int status = -1;
     j->scratch = fa_aligned_alloc((size_t)j->threads * sizeof *j->scratch);
-    if (memory && j->scratch) {
+    j->spare = j->bn->residual ? fa_aligned_alloc((size_t)(j->threads * FA_TILE) * sizeof(double)) : NULL;
+    if (memory && j->scratch && (j->spare || !j->bn->residual)) {
         j->shift = memory;
         j->slope = (fa_slope){memory + channels, memory + 2 * channels, memory + 3 * channels};
-        if (!fa_reduces(j))
+        if (!fa_reduces(j) || j->tolerance)
             fa_parallel_for(1, 1, prepare, j);
         status = j->by_rows ? fa_run_rows(j) : fa_run_channels(j);
     }
     free(memory);
     fa_aligned_free(j->scratch);
+    fa_aligned_free(j->spare);
     return status;
 }
 
-/* Forward, backward, and either without the reduction of x, or one pass of them. */
+/* Forward, backward, and either without the reduction of x, or one pass of them; as they are, or with what takes
+ * more. */
 static fa_cost *cost_of(const fa_job *j)
 {
-    static fa_cost costs[4][FA_ACTIVATION_COUNT + 1][4][3];
-    return &costs[j->bn->real - FA_FLOAT32][j->bn->activation + 1][2 * j->backward + !j->training][j->passes];
+    static fa_cost costs[4][FA_ACTIVATION_COUNT + 1][4][6];
+    const fa_batchnorm *bn = j->bn;
+    const int more = bn->residual || bn->weights || bn->from_output || j->tolerance != 0.0;
+    return &costs[bn->real - FA_FLOAT32][bn->activation + 1][2 * j->backward + !j->training][j->passes + 3 * more];
+}
+
+static int channels_last(const fa_view *v)
+{
+    return !v || fa_view_channels_last(v);
 }
 
 static int start(fa_job *j, const fa_batchnorm *bn)
@@ -178,20 +256,23 @@ static int start(fa_job *j, const fa_batchnorm *bn)
         return 0;
     }
     j->activation = bn->activation < 0 ? NULL : &kernels->activation[bn->activation];
+    if (bn->residual && !j->backward && !j->activation) /* a row that adds it and does no more */
+        j->activation = &kernels->activation[FA_identity];
     j->half = fa_is_half(bn->real) ? fa_half_kernels_of(bn->real) : NULL;
     j->itemsize = fa_itemsize[bn->real];
     j->tile_size = fa_itemsize[fa_tile_dtype(bn->real)];
     j->blocks = (bn->count + FA_BLOCK - 1) / FA_BLOCK;
     j->learns = j->backward && j->activation && j->activation->param_gradient[FA_UNIFORM];
-    j->nsums = 2 + j->learns;
+    j->nsums = 2 + (j->learns || j->tolerance);
     fa_cost *cost = cost_of(j);
     j->threads = fa_threads_for(size, cost);
     j->stream = !j->half && fa_worth_streaming(size * j->itemsize * (2 + j->backward)) ? isa->stream : NULL;
-    j->by_rows = fa_view_channels_last(j->x) && (!j->out || fa_view_channels_last(j->out)) &&
-                 (!j->dy || fa_view_channels_last(j->dy));
-    /* to keep g in memory costs more than to compute it again, but where everything stays in the caches */
-    j->keep_g = j->activation && j->backward && j->passes == FA_BOTH_PASSES &&
-                3 * size * j->itemsize <= j->threads * fa_l2_bytes();
+    j->by_rows = channels_last(j->x) && channels_last(j->out) && channels_last(j->dy) && channels_last(bn->residual) &&
+                 channels_last(bn->g);
+    /* to keep g in memory, where dx will be, costs more than to compute it again, but where everything stays in
+     * the caches, or it is wanted */
+    const int fits = 3 * size * j->itemsize <= j->threads * fa_l2_bytes();
+    j->g = bn->g ? bn->g : j->activation && j->backward && j->passes == FA_BOTH_PASSES && fits ? j->out : NULL;
     const double begin = fa_begin_measurement(j->threads, size, cost);
     const int status = run(j);
     fa_record(cost, size, begin);
@@ -217,6 +298,22 @@ int fa_batchnorm_backward(const fa_batchnorm *bn, fa_passes passes, int training
 {
     fa_job j = {.passes = passes, .training = training, .backward = 1, .dy = dy, .x = x, .out = dx,
                 .statistics = statistics, .sums = (double **)sums};
+    return start(&j, bn);
+}
+
+int fa_batchnorm_count_lost(const fa_batchnorm *bn, const fa_view *x, const fa_statistics *statistics,
+                            double tolerance, double *counts)
+{
+    double *sums[FA_SUMS] = {NULL, NULL, counts};
+    fa_job j = {.passes = FA_FIRST_PASS, .training = 1, .x = x, .statistics = statistics, .sums = sums,
+                .tolerance = tolerance};
+    return start(&j, bn);
+}
+
+int fa_batchnorm_recover(const fa_batchnorm *bn, const fa_view *y, const fa_view *x,
+                         const fa_statistics *statistics)
+{
+    fa_job j = {.passes = FA_SECOND_PASS, .x = y, .out = x, .statistics = statistics, .only_recovers = 1};
     return start(&j, bn);
 }
 

@@ -19,7 +19,13 @@ static void repeat_channel(const fa_job *j, ptrdiff_t c, fa_strip *k, int second
 
 /* ---- where elements lie -------------------------------------------------------------------------------- */
 
-enum { DY, X, OUT };
+enum { DY, X, OUT, RESIDUAL, G };
+
+static const fa_view *view_of(const fa_job *j, int which)
+{
+    const fa_view *views[] = {j->dy, j->x, j->out, j->bn->residual, j->g};
+    return views[which];
+}
 
 /* The elements from k on that need no more than one address in every direct array, up to `most`. */
 static ptrdiff_t piece(const fa_job *j, ptrdiff_t k, ptrdiff_t most)
@@ -31,13 +37,40 @@ static ptrdiff_t piece(const fa_job *j, ptrdiff_t k, ptrdiff_t most)
 static const char *read_piece(const fa_job *j, int which, ptrdiff_t c, ptrdiff_t k, ptrdiff_t n, double pad,
                               char *buffer)
 {
-    const fa_view *v = which == DY ? j->dy : which == X ? j->x : j->out;
+    const fa_view *v = view_of(j, which);
     if (j->direct[which] && n % FA_LANES == 0)
         return fa_view_address(v, c, k);
     if (j->fetches && c + 1 < j->bn->channels)
         fa_view_fetch(v, c + 1, k, n);
     fa_view_read(v, c, k, n, buffer);
     fa_fill(j, buffer + n * j->tile_size, fa_padded(n) - n, pad);
+    return buffer;
+}
+
+/* A piece's tile, or, where elements of it do not count, a copy in which they are covered. */
+static const char *covered(const fa_job *j, ptrdiff_t k, ptrdiff_t n, const fa_strip *constants,
+                           const char *tile, fa_cover_with with, char *buffer)
+{
+    const fa_span span = {.out = buffer, .rows = 1, .strips = fa_padded(n) / FA_LANES, .constants = constants};
+    if (!fa_has_masked(j, k, n))
+        return tile;
+    if (tile != buffer)
+        memcpy(buffer, tile, (size_t)(n * j->tile_size));
+    j->kernels->cover(&span, j->bn->mask + k, 0, with);
+    return buffer;
+}
+
+/* Elements of x; of y, if that was kept, they are found again. */
+static const char *read_x(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff_t n, const fa_strip *constants,
+                          double pad, char *buffer)
+{
+    const char *x = read_piece(j, X, c, k, n, pad, buffer);
+    const fa_span span = {.x = x, .out = buffer, .rows = 1, .strips = fa_padded(n) / FA_LANES,
+                          .constants = constants};
+    if (!j->bn->from_output)
+        return x;
+    j->kernels->recover(&span, fa_inverse_of(j));
+    fa_patch_lost(j, c, k, n, buffer, j->tile_size);
     return buffer;
 }
 
@@ -78,15 +111,6 @@ static fa_span span_of(const fa_job *j, const fa_strip *k, const void *x, ptrdif
 
 /* ---- first pass ------------------------------------------------------------------------------------------ */
 
-static void find_shift(const fa_job *j, ptrdiff_t c, fa_scratch *s)
-{
-    const ptrdiff_t n = fa_at_most(j->bn->count, FA_LANES);
-    fa_view_read(j->x, c, 0, n, s->x);
-    for (ptrdiff_t i = n; i < FA_LANES; i++)
-        memcpy((char *)s->x + i * j->tile_size, s->x, (size_t)j->tile_size);
-    j->shift[c] = j->kernels->run_shift(s->x);
-}
-
 /* g of a piece, and what a learned parameter's gradient sums. */
 static const void *find_g(const fa_job *j, fa_span *span, ptrdiff_t n, void *out, fa_scratch *s)
 {
@@ -101,6 +125,45 @@ static const void *find_g(const fa_job *j, fa_span *span, ptrdiff_t n, void *out
     return out;
 }
 
+/* What is added to z, with nothing where elements do not count. */
+static void read_residual(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff_t n, fa_span *span, int worker)
+{
+    char *buffer = j->bn->residual ? (char *)(j->spare + worker * FA_TILE) : NULL;
+    if (!buffer || !j->activation)
+        return;
+    span->residual = read_piece(j, RESIDUAL, c, k, n, 0.0, buffer);
+    span->residual = covered(j, k, n, span->constants, span->residual, FA_COVER_ZERO, buffer);
+}
+
+static void reduce_g(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff_t n, fa_span *span, fa_lanes *lanes,
+                     int worker)
+{
+    fa_scratch *s = j->scratch + worker;
+    char *kept = kept_g(j, k, worker);
+    const char *dy = read_piece(j, DY, c, k, n, 0.0, (char *)s->dy);
+    span->dy = covered(j, k, n, span->constants, dy, FA_COVER_ZERO, (char *)s->dy);
+    read_residual(j, c, k, n, span, worker);
+    span->dy = find_g(j, span, n, kept ? kept : (char *)s->g, s);
+    j->kernels->sums(lanes, 1, span, FA_LANES);
+    if (j->g && !j->keeps_g)
+        fa_view_write(j->g, c, k, n, span->dy);
+}
+
+/* Of a piece of x: y is made of it, and x of that again. */
+static void count_lost(const fa_job *j, ptrdiff_t n, fa_span *span, fa_lanes *lanes, fa_scratch *s)
+{
+    fa_span again = *span;
+    span->out = s->g;
+    fa_run_forward(j, span);
+    again.x = s->g;
+    again.out = s->dy;
+    j->kernels->recover(&again, fa_inverse_of(j));
+    memcpy((char *)s->dy + n * j->tile_size, (const char *)span->x + n * j->tile_size,
+           (size_t)((fa_padded(n) - n) * j->tile_size)); /* the padding loses nothing */
+    span->dy = s->dy;
+    j->kernels->count_lost(lanes, 1, span, j->tolerance);
+}
+
 static void reduce_block(const fa_job *j, ptrdiff_t c, ptrdiff_t block, const fa_strip *k, double *parts,
                          ptrdiff_t width, ahead next, int worker)
 {
@@ -110,20 +173,19 @@ static void reduce_block(const fa_job *j, ptrdiff_t c, ptrdiff_t block, const fa
     fa_clear(j, &lanes);
     for (ptrdiff_t at = begin, n; at < end; at += n) {
         n = piece(j, at, end - at);
-        char *x_buffer = kept_x(j, at, worker), *g_buffer = kept_g(j, at, worker);
-        const char *x = read_piece(j, X, c, at, n, j->backward ? 0.0 : j->shift[c],
-                                   x_buffer ? x_buffer : (char *)s->x);
+        char *kept = kept_x(j, at, worker), *buffer = kept ? kept : (char *)s->x;
+        const char *x = read_x(j, c, at, n, k, j->backward ? 0.0 : j->shift[c], buffer);
+        x = covered(j, at, n, k, x, j->backward ? FA_COVER_CENTRE : FA_COVER_SHIFT, buffer);
         fa_span span = span_of(j, k, x, n, &next);
         move(j, &next, n);
-        if (!j->backward) {
+        if (j->backward)
+            reduce_g(j, c, at, n, &span, &lanes, worker);
+        else if (j->tolerance)
+            count_lost(j, n, &span, &lanes, s);
+        else if (j->bn->weights)
+            j->kernels->weighted_moments(&lanes, 1, &span, j->bn->weights + at, 0);
+        else
             j->kernels->moments(&lanes, 1, &span);
-            continue;
-        }
-        span.dy = read_piece(j, DY, c, at, n, 0.0, (char *)s->dy);
-        span.dy = find_g(j, &span, n, g_buffer ? g_buffer : (char *)s->g, s);
-        j->kernels->sums(&lanes, 1, &span, FA_LANES);
-        if (j->keep_g && !j->keeps_g)
-            fa_view_write(j->out, c, at, n, span.dy);
     }
     j->kernels->fold_run(&lanes, j->nsums, fa_part(parts, width, block, 0, 0), width);
 }
@@ -136,9 +198,10 @@ static const void *g_again(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff_t 
     fa_scratch *s = j->scratch + worker;
     if (j->keeps_g)
         return kept_g(j, k, worker);
-    if (j->keep_g)
-        return read_piece(j, OUT, c, k, n, 0.0, (char *)s->dy);
+    if (j->g)
+        return read_piece(j, G, c, k, n, 0.0, (char *)s->dy);
     span->dy = read_piece(j, DY, c, k, n, 0.0, (char *)s->dy);
+    read_residual(j, c, k, n, span, worker);
     return find_g(j, span, n, s->g, s);
 }
 
@@ -154,22 +217,31 @@ static void second_pass_piece(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff
 {
     fa_scratch *s = j->scratch + worker;
     const char *kept = kept_x(j, k, worker);
-    const char *x = kept ? kept : read_piece(j, X, c, k, n, 0.0, (char *)s->x);
+    const char *x = kept ? kept : read_x(j, c, k, n, constants, 0.0, (char *)s->x);
     char *own = j->direct[OUT] && n % FA_LANES == 0 ? fa_view_address(j->out, c, k) : NULL;
-    const int streams = own && j->stream && (uintptr_t)own % 64 == 0;
-    char *result = own && (streams || !j->stream) ? own : (char *)s->x;
+    const int steps = fa_in_steps(j, k, n), streams = own && j->stream && (uintptr_t)own % 64 == 0 && !steps;
+    char *result = own && !steps && (streams || !j->stream) ? own : (char *)s->x;
     fa_span span = span_of(j, constants, x, n, next);
     if (j->backward)
         span.dy = g_again(j, c, k, n, &span, worker);
+    else
+        read_residual(j, c, k, n, &span, worker);
     span.out = result;
     span.stream = streams;
     span.dparam = NULL;
-    if (j->backward)
+    if (j->only_recovers)
+        memmove(result, x, (size_t)(n * j->tile_size));
+    else if (j->backward && j->bn->weights && j->training)
+        j->kernels->weighted_apply(&span, j->bn->weights + k, 0);
+    else if (j->backward)
         j->kernels->apply(&span, j->training);
     else
         fa_run_forward(j, &span);
-    if (own && result != own)
+    covered(j, k, n, constants, result, FA_COVER_ZERO, result);
+    if (own && result != own && j->stream)
         j->stream(own, result, (size_t)(n * j->itemsize));
+    else if (own && result != own)
+        memcpy(own, result, (size_t)(n * j->itemsize));
     else if (!own)
         write_runs(j, c, k, n, result);
 }
@@ -200,7 +272,7 @@ static void second_pass_part(const fa_job *j, ptrdiff_t c, ptrdiff_t part, const
 static void begin_channel(const fa_job *j, ptrdiff_t c, fa_strip *k, int worker)
 {
     if (!j->backward)
-        find_shift(j, c, j->scratch + worker);
+        fa_find_shift(j, c, j->scratch + worker);
     repeat_channel(j, c, k, 0);
 }
 
@@ -259,7 +331,7 @@ static void find_shifts(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
 {
     const fa_job *j = job;
     for (ptrdiff_t c = begin; c < end; c++)
-        find_shift(j, c, j->scratch + worker);
+        fa_find_shift(j, c, j->scratch + worker);
 }
 
 static void reduce_blocks(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
@@ -315,11 +387,10 @@ enum { SHORT_RUN = 128 }; /* elements; shorter runs of memory are gathered into 
 
 static void plan_runs(fa_job *j)
 {
-    const fa_view *views[] = {j->dy, j->x, j->out};
     j->run = j->bn->count;
     j->tiles = (j->bn->count + FA_TILE - 1) / FA_TILE;
-    for (int w = 0; w < 3; w++) {
-        const fa_view *v = views[w];
+    for (int w = 0; w < 5; w++) {
+        const fa_view *v = w == X && j->bn->from_output ? NULL : view_of(j, w);
         const ptrdiff_t last = v ? v->shape[v->ndim - 1] : 0;
         j->direct[w] = v && !j->half && v->strides[v->ndim - 1] == j->itemsize &&
                        fa_view_is_aligned(v) && (last == j->bn->count || (last % FA_LANES == 0 && last >= SHORT_RUN));
@@ -339,7 +410,7 @@ static int by_whole_channels(const fa_job *j)
 static void plan_kept(fa_job *j)
 {
     const ptrdiff_t bytes = (j->blocks * FA_BLOCK + FA_LANES) * j->tile_size;
-    j->keeps_g = j->whole && j->backward && j->activation && 2 * bytes <= fa_l2_bytes();
+    j->keeps_g = j->whole && j->backward && j->activation && !j->bn->g && 2 * bytes <= fa_l2_bytes();
     j->keeps_x = j->whole && !j->direct[X] && (1 + j->keeps_g) * bytes <= fa_l2_bytes();
     j->kept_bytes = (j->keeps_x + j->keeps_g) * bytes;
     j->fetches = j->whole && j->x->strides[j->x->ndim - 1] == j->itemsize &&

@@ -2,6 +2,8 @@
 #ifndef FASTACT_BATCHNORM_JOB_H
 #define FASTACT_BATCHNORM_JOB_H
 
+#include <string.h>
+
 #include "batchnorm.h"
 
 enum { FA_TILE = 4 * FA_BLOCK }; /* elements of a worker's buffer */
@@ -33,6 +35,10 @@ typedef struct {
     int nsums;  /* of the reduction */
     ptrdiff_t itemsize, tile_size, blocks; /* bytes of an element in memory, and in a tile */
     const fa_view *dy, *x, *out;           /* out: y or dx */
+    const fa_view *g;                      /* where the first pass leaves g for the second, or NULL */
+    double tolerance; /* not 0: instead of the moments, elements are counted that y loses */
+    int only_recovers; /* the second pass writes x again */
+    double *spare;     /* a buffer of FA_TILE elements a worker, where there is a residual */
     const fa_statistics *statistics;
     double **sums;
     fa_slope slope; /* a value a channel */
@@ -41,10 +47,9 @@ typedef struct {
     ptrdiff_t parts_width;
     fa_scratch *scratch;
     int by_rows; /* channels lie side by side */
-    int keep_g;  /* the first pass of the backward leaves g where dx will be, and the second finds it there */
     /* channels apart: batchnorm_channels.c */
     int whole;     /* a task is a whole channel */
-    int direct[3]; /* whether dy, x, out have runs of memory that need no buffer */
+    int direct[5]; /* whether dy, x, out, residual, g have runs of memory that need no buffer */
     ptrdiff_t run; /* elements of such a run */
     ptrdiff_t tiles; /* of FA_TILE elements, what the second pass takes of a channel at a time */
     char *kept;    /* what the first pass leaves of a channel a worker: x where it is no run, g */
@@ -83,6 +88,30 @@ static inline void fa_run_forward(const fa_job *j, const fa_span *s)
     else
         j->kernels->normalize(s);
 }
+
+/* The kernels of the activation; a residual alone needs one that changes nothing. */
+static inline const fa_inverse_fn *fa_inverse_of(const fa_job *j)
+{
+    return j->kernels->inverse[j->bn->activation < 0 ? FA_identity : j->bn->activation];
+}
+
+/* Whether some of these elements, or rows, do not count. */
+static inline int fa_has_masked(const fa_job *j, ptrdiff_t k, ptrdiff_t n)
+{
+    return j->bn->mask && memchr(j->bn->mask + k, 0, (size_t)n);
+}
+
+/* Whether the second pass of these needs more than one kernel, which a buffer is for. */
+static inline int fa_in_steps(const fa_job *j, ptrdiff_t k, ptrdiff_t n)
+{
+    return fa_has_masked(j, k, n) || (j->bn->weights && j->backward);
+}
+
+/* batchnorm.c: copies what was lost of elements k .. k + n - 1 of a channel over those of a tile, `step` apart. */
+void fa_patch_lost(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff_t n, char *tile, ptrdiff_t step);
+
+/* batchnorm.c: a channel's shift, and that of what counts in it. */
+void fa_find_shift(const fa_job *j, ptrdiff_t c, fa_scratch *s);
 
 /* Parts of a number in working precision: float32 and half have no low part. */
 static inline int fa_parts_of(const fa_job *j)

@@ -34,8 +34,12 @@ static ptrdiff_t repeats(const fa_job *j)
     ptrdiff_t repeat = 1;
     while (repeat * j->bn->channels % FA_LANES)
         repeat *= 2;
-    const int fits = repeat * j->bn->channels <= MOST_REPEATED && repeat <= j->bn->count && !j->half;
-    return fits && is_packed(j, j->x) && is_packed(j, j->dy) && is_packed(j, j->out) ? repeat : 1;
+    const fa_batchnorm *bn = j->bn;
+    const int fits = repeat * bn->channels <= MOST_REPEATED && repeat <= bn->count && !j->half;
+    const int by_element = bn->mask || bn->weights || bn->from_output || j->tolerance != 0.0;
+    const int packed = is_packed(j, j->x) && is_packed(j, j->dy) && is_packed(j, j->out) &&
+                       is_packed(j, bn->residual) && is_packed(j, j->g);
+    return fits && packed && !by_element ? repeat : 1;
 }
 
 static ptrdiff_t groups(const fa_matrix *m)
@@ -127,13 +131,10 @@ static void pad_row(const fa_job *j, const piece *p, int with_shift, char *row)
     }
 }
 
-static const void *read_piece(const fa_job *j, const fa_view *v, const piece *p, void *buffer, ptrdiff_t *row_step)
+static const void *copy_piece(const fa_job *j, const fa_view *v, const piece *p, void *buffer, ptrdiff_t *row_step)
 {
     const char *from = address(j, v, p);
     char *to = buffer;
-    *row_step = step(j, v) / j->itemsize;
-    if (is_direct(j, p))
-        return from;
     *row_step = buffer_step(p);
     for (ptrdiff_t r = 0; r < p->rows; r++, from += step(j, v), to += buffer_step(p) * j->tile_size) {
         read_row(j, from, p->columns, to);
@@ -142,10 +143,37 @@ static const void *read_piece(const fa_job *j, const fa_view *v, const piece *p,
     return buffer;
 }
 
-static void write_piece(const fa_job *j, const piece *p, const char *from)
+/* Where it lies, or in the buffer. */
+static const void *read_piece(const fa_job *j, const fa_view *v, const piece *p, void *buffer, ptrdiff_t *row_step)
 {
-    char *to = address(j, j->out, p);
-    for (ptrdiff_t r = 0; r < p->rows; r++, to += step(j, j->out), from += buffer_step(p) * j->tile_size)
+    *row_step = step(j, v) / j->itemsize;
+    return is_direct(j, p) ? address(j, v, p) : copy_piece(j, v, p, buffer, row_step);
+}
+
+/* Covers the rows of a packed tile that do not count. */
+static void cover(const fa_job *j, const piece *p, void *tile, fa_cover_with with)
+{
+    const fa_span span = {.out = tile, .rows = p->rows, .strips = p->strips, .constants = j->strips + p->strip,
+                          .each = 1};
+    if (fa_has_masked(j, p->row, p->rows))
+        j->kernels->cover(&span, j->bn->mask + p->row, 1, with);
+}
+
+/* The same with the rows that do not count covered: then in the buffer. */
+static const void *read_counted(const fa_job *j, const fa_view *v, const piece *p, void *buffer,
+                                ptrdiff_t *row_step, fa_cover_with with)
+{
+    if (!fa_has_masked(j, p->row, p->rows))
+        return read_piece(j, v, p, buffer, row_step);
+    copy_piece(j, v, p, buffer, row_step);
+    cover(j, p, buffer, with);
+    return buffer;
+}
+
+static void write_piece(const fa_job *j, const fa_view *v, const piece *p, const char *from)
+{
+    char *to = address(j, v, p);
+    for (ptrdiff_t r = 0; r < p->rows; r++, to += step(j, v), from += buffer_step(p) * j->tile_size)
         if (j->half)
             j->half->narrow((const double *)from, to, p->columns);
         else
@@ -164,12 +192,36 @@ static void set_strips(const fa_job *j, int second_pass)
     }
 }
 
+/* x of a piece of y, in its place. */
+static void find_x(const fa_job *j, const piece *p, const fa_span *span, char *tile)
+{
+    j->kernels->recover(span, fa_inverse_of(j));
+    for (ptrdiff_t i = 0; j->bn->lost && i < p->columns; i++)
+        fa_patch_lost(j, p->strip * FA_LANES + i, p->row, p->rows, tile + i * j->tile_size,
+                      buffer_step(p) * j->tile_size);
+}
+
 static fa_span span_of(const fa_job *j, const piece *p, void *buffer)
 {
     fa_span span = {.rows = p->rows, .strips = p->strips, .constants = j->strips + p->strip, .each = 1,
                     .varying = j->bn->params_per_channel};
-    span.x = read_piece(j, j->x, p, buffer, &span.x_step);
+    if (j->bn->from_output) {
+        span.x = copy_piece(j, j->x, p, buffer, &span.x_step);
+        span.out = buffer;
+        span.out_step = span.x_step;
+        find_x(j, p, &span, buffer);
+        cover(j, p, buffer, FA_COVER_CENTRE);
+    } else {
+        span.x = read_counted(j, j->x, p, buffer, &span.x_step, j->backward ? FA_COVER_CENTRE : FA_COVER_SHIFT);
+    }
     return span;
+}
+
+static void read_residual(const fa_job *j, const piece *p, fa_span *span, int worker)
+{
+    if (j->bn->residual && j->activation)
+        span->residual = read_counted(j, j->bn->residual, p, j->spare + worker * FA_TILE, &span->residual_step,
+                                      FA_COVER_ZERO);
 }
 
 /* The piece whose rows will be read after these. */
@@ -187,13 +239,13 @@ static void look_ahead(const fa_job *j, const piece *next, fa_span *span)
 /* g of a piece: in a buffer, or, if it is to be kept, where dx will be. */
 static void find_g(const fa_job *j, const piece *p, fa_span *span, fa_scratch *s)
 {
-    const int direct = j->keep_g && is_direct(j, p);
-    span->out = direct ? address(j, j->out, p) : (char *)s->g;
-    span->out_step = direct ? step(j, j->out) / j->itemsize : buffer_step(p);
+    const int direct = j->g && is_direct(j, p);
+    span->out = direct ? address(j, j->g, p) : (char *)s->g;
+    span->out_step = direct ? step(j, j->g) / j->itemsize : buffer_step(p);
     span->dparam = j->learns ? s->dparam : NULL;
     j->kernels->backward(span, j->activation, j->half);
-    if (j->keep_g && !direct)
-        write_piece(j, p, (char *)s->g);
+    if (j->g && !direct)
+        write_piece(j, j->g, p, (char *)s->g);
     span->dy = span->out;
     span->dy_step = span->out_step;
 }
@@ -217,27 +269,63 @@ static void reduce_strips(const fa_job *j, const piece *p, const fa_span *span, 
         strip.constants += t;
         strip.ahead[0] += t * strip.ahead_strip;
         strip.ahead[1] += t * strip.ahead_strip;
-        if (j->backward) {
+        fa_lanes *own = lanes + t * j->matrix.lanes;
+        if (span->dy)
             strip.dy = (const char *)span->dy + at;
+        if (j->backward) {
             strip.dparam = span->dparam ? span->dparam + t * FA_LANES : NULL;
-            j->kernels->sums(lanes + t * j->matrix.lanes, nlanes, &strip, buffer_step(p));
+            j->kernels->sums(own, nlanes, &strip, buffer_step(p));
+        } else if (j->tolerance) {
+            j->kernels->count_lost(own, nlanes, &strip, j->tolerance);
+        } else if (j->bn->weights) {
+            j->kernels->weighted_moments(own, nlanes, &strip, j->bn->weights + p->row, 1);
         } else {
-            j->kernels->moments(lanes + t * j->matrix.lanes, nlanes, &strip);
+            j->kernels->moments(own, nlanes, &strip);
         }
     }
 }
 
-static void reduce_piece(const fa_job *j, const piece *p, const piece *next, fa_lanes *lanes, int nlanes,
-                         fa_scratch *s)
+/* Without an activation g is dy. */
+static void keep_dy(const fa_job *j, const piece *p, const fa_span *span, fa_scratch *s)
 {
+    const size_t row = (size_t)(buffer_step(p) * j->tile_size);
+    for (ptrdiff_t r = 0; r < p->rows; r++)
+        memcpy((char *)s->g + (size_t)r * row, (const char *)span->dy + r * span->dy_step * j->tile_size, row);
+    write_piece(j, j->g, p, (char *)s->g);
+}
+
+/* y of a piece of x, and x of that again, which becomes dy. */
+static void make_again(const fa_job *j, const piece *p, fa_span *span, fa_scratch *s)
+{
+    fa_span y = *span;
+    y.out = s->g;
+    y.out_step = buffer_step(p);
+    fa_run_forward(j, &y);
+    y.x = s->g;
+    y.out = s->dy;
+    y.x_step = y.out_step;
+    j->kernels->recover(&y, fa_inverse_of(j));
+    span->dy = s->dy;
+    span->dy_step = y.out_step;
+}
+
+static void reduce_piece(const fa_job *j, const piece *p, const piece *next, fa_lanes *lanes, int nlanes,
+                         int worker)
+{
+    fa_scratch *s = j->scratch + worker;
     fa_span span = span_of(j, p, s->x);
     look_ahead(j, next, &span);
+    if (j->tolerance)
+        make_again(j, p, &span, s);
     if (j->backward)
-        span.dy = read_piece(j, j->dy, p, s->dy, &span.dy_step);
+        span.dy = read_counted(j, j->dy, p, s->dy, &span.dy_step, FA_COVER_ZERO);
     if (j->backward && j->activation) {
+        read_residual(j, p, &span, worker);
         find_g(j, p, &span, s);
         if (p->row == j->matrix.rows)
             clear_padding(j, p, s);
+    } else if (j->g && j->backward) {
+        keep_dy(j, p, &span, s);
     }
     reduce_strips(j, p, &span, lanes, nlanes);
 }
@@ -276,7 +364,6 @@ static void reduce_task(const fa_job *j, ptrdiff_t block, ptrdiff_t group, int w
     const ptrdiff_t first = group * m->group, each = FA_BLOCK / m->repeat, begin = block * each;
     const ptrdiff_t end = fa_at_most(m->rows, begin + each);
     fa_lanes *lanes = j->lanes + worker * j->lanes_each;
-    fa_scratch *s = j->scratch + worker;
     for (ptrdiff_t k = 0; k < m->group * m->lanes; k++)
         fa_clear(j, lanes + k);
     for (ptrdiff_t r = begin; r < end; r += m->height) {
@@ -284,11 +371,11 @@ static void reduce_task(const fa_job *j, ptrdiff_t block, ptrdiff_t group, int w
         const int last = r + m->height >= end, last_group = first + m->group >= m->strips;
         const piece next = locate(j, !last ? r + m->height : last_group ? end : begin, m->height,
                                   !last ? first : last_group ? 0 : first + m->group, m->group);
-        reduce_piece(j, &p, &next, lanes, m->lanes, s);
+        reduce_piece(j, &p, &next, lanes, m->lanes, worker);
     }
     if (block == j->blocks - 1 && left_over(j) > 0) {
         const piece p = locate_left_over(j);
-        reduce_piece(j, &p, &p, lanes + (end - begin) % m->lanes, 1, s);
+        reduce_piece(j, &p, &p, lanes + (end - begin) % m->lanes, 1, worker);
     }
     fold(j, lanes, first, fa_at_most(m->strips - first, m->group), fa_part(j->parts, j->parts_width, block, 0, 0));
 }
@@ -302,24 +389,14 @@ static void reduce_tasks(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
 
 /* ---- between the passes ------------------------------------------------------------------------------------------- */
 
-/* One channel's shift, gathered. */
-static void find_shift(const fa_job *j, ptrdiff_t c, fa_scratch *s)
-{
-    const ptrdiff_t n = fa_at_most(j->bn->count, FA_LANES);
-    fa_view_read(j->x, c, 0, n, s->x);
-    for (ptrdiff_t i = n; i < FA_LANES; i++)
-        memcpy((char *)s->x + i * j->tile_size, s->x, (size_t)j->tile_size);
-    j->shift[c] = j->kernels->run_shift(s->x);
-}
-
 static void find_shifts(const fa_job *j)
 {
     ptrdiff_t c = 0;
-    if (j->bn->count >= FA_LANES && !j->half)
+    if (j->bn->count >= FA_LANES && !j->half && !j->bn->first)
         for (; c + FA_LANES <= j->bn->channels; c += FA_LANES)
             j->kernels->strip_shift(j->x->data + c * j->itemsize, j->x->strides[0] / j->itemsize, j->shift + c);
     for (; c < j->bn->channels; c++)
-        find_shift(j, c, j->scratch);
+        fa_find_shift(j, c, j->scratch);
 }
 
 static void before_first_pass(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
@@ -361,25 +438,42 @@ static void find_g_again(const fa_job *j, const piece *p, fa_span *span, fa_scra
     span->dy_step = again.out_step;
 }
 
-static void second_pass_piece(const fa_job *j, const piece *p, const piece *next, fa_scratch *s)
+static void run_second_pass(const fa_job *j, const piece *p, fa_span *span, int worker)
 {
-    const int direct = is_direct(j, p);
+    fa_scratch *s = j->scratch + worker;
+    if (j->only_recovers) {
+        write_piece(j, j->out, p, span->x);
+        return;
+    }
+    read_residual(j, p, span, worker);
+    if (!j->backward) {
+        fa_run_forward(j, span);
+        return;
+    }
+    span->dy = read_piece(j, j->g ? j->g : j->dy, p, s->dy, &span->dy_step);
+    if (j->activation && !j->g)
+        find_g_again(j, p, span, s);
+    if (j->bn->weights && j->training)
+        j->kernels->weighted_apply(span, j->bn->weights + p->row, 1);
+    else
+        j->kernels->apply(span, j->training);
+}
+
+static void second_pass_piece(const fa_job *j, const piece *p, const piece *next, int worker)
+{
+    const int direct = is_direct(j, p) && !fa_in_steps(j, p->row, p->rows);
+    fa_scratch *s = j->scratch + worker;
     fa_span span = span_of(j, p, s->x);
     char *own = direct ? address(j, j->out, p) : NULL;
     look_ahead(j, next, &span);
     span.out = direct ? own : (char *)s->x;
     span.out_step = direct ? step(j, j->out) / j->itemsize : buffer_step(p);
     span.stream = direct && j->stream && (uintptr_t)own % 64 == 0 && step(j, j->out) % 64 == 0;
-    if (j->backward) {
-        span.dy = read_piece(j, j->keep_g ? j->out : j->dy, p, s->dy, &span.dy_step);
-        if (j->activation && !j->keep_g)
-            find_g_again(j, p, &span, s);
-        j->kernels->apply(&span, j->training);
-    } else {
-        fa_run_forward(j, &span);
-    }
-    if (!direct)
-        write_piece(j, p, span.out);
+    run_second_pass(j, p, &span, worker);
+    if (direct || j->only_recovers)
+        return;
+    cover(j, p, span.out, FA_COVER_ZERO);
+    write_piece(j, j->out, p, span.out);
 }
 
 /* Tiles, row after row of them. */
@@ -418,7 +512,7 @@ static void second_pass_tiles(void *job, ptrdiff_t begin, ptrdiff_t end, int wor
         for (ptrdiff_t t = top - TILES_A_STEP < low ? low : top - TILES_A_STEP; t < top; t++) {
             const ptrdiff_t after = t + 1 < top ? t + 1 : top - 2 * TILES_A_STEP;
             const piece p = locate_tile(j, t), next = locate_tile(j, after < low ? low : after);
-            second_pass_piece(j, &p, &next, j->scratch + worker);
+            second_pass_piece(j, &p, &next, worker);
         }
 }
 

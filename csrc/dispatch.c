@@ -2,11 +2,18 @@
 
 #include <string.h>
 
+#include "inverses.def"
+
 #define FA_NONE
 #define FA_SCALAR(param, fallback) {#param, fallback, FA_HAS_DEFAULT},
 #define FA_REQUIRED(param) {#param, 0.0, FA_NO_DEFAULT},
 #define FA_LEARNED(param) {#param, 0.0, FA_HAS_GRADIENT},
 #define FA_TWO(a, b) a b
+const fa_inverse_kind fa_inverse_kinds[FA_ACTIVATION_COUNT] = {
+#define FA_KIND(name, nparams, steady) [FA_##name] = steady ? FA_STEADY_INVERSE : FA_INVERSE,
+    FA_EACH_INVERSE(FA_KIND)
+};
+
 const fa_activation_info fa_activation_table[FA_ACTIVATION_COUNT] = {
 #define FA_ROW(name, nparams, params, max_ulp, formula, source)                                        \
     {#name, nparams, {params {NULL, 0.0, FA_HAS_DEFAULT}}, max_ulp, formula, source},

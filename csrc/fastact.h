@@ -140,6 +140,7 @@ typedef struct {
     _Alignas(64) double shift[FA_LANES], centre[FA_LANES], scale_hi[FA_LANES], scale_lo[FA_LANES],
         offset_hi[FA_LANES], offset_lo[FA_LANES], slope[FA_LANES], constant[FA_LANES], wide[FA_LANES],
         params[FA_MAX_PARAMS][FA_LANES];
+    double rstd[FA_LANES], inverse_scale[FA_LANES]; /* only where x is found again from y */
     float narrow_centre[FA_LANES], narrow_scale[FA_LANES], narrow_slope[FA_LANES], narrow_constant[FA_LANES];
     int wides; /* positions that are wide */
     /* z > 0 where x, with these bits flipped, is at least positive_from; unless not all positions have one */
@@ -161,6 +162,8 @@ typedef struct fa_span {
     int varying;    /* whether the parameters differ among the positions */
     int stream;     /* write `out`, which is aligned to 64 bytes as its rows are, past the caches */
     double *dparam; /* packed rows; unless a parameter is learned, NULL */
+    const void *residual; /* what is added to z before the activation, or NULL */
+    ptrdiff_t residual_step;
     const char *ahead[2]; /* memory that will be read soon, of the form of x; or, with a step of 0, none */
     ptrdiff_t ahead_step; /* bytes from a row to the next */
     ptrdiff_t ahead_strip; /* bytes from a strip to the next: 0 if there is none */
@@ -173,6 +176,15 @@ typedef struct {
     void (*narrow)(const double *from, void *to, ptrdiff_t n); /* to nearest, ties to even */
     void (*round)(double *x, ptrdiff_t n);                     /* both, in place */
 } fa_half_kernels;
+
+/* z of y, in float64; params as for fa_forward_fn */
+typedef void (*fa_inverse_fn)(const void *y, double *z, ptrdiff_t n, const double *const *params);
+
+/* Whether a row has an inverse: inverses.def. */
+typedef enum { FA_NO_INVERSE, FA_INVERSE, FA_STEADY_INVERSE } fa_inverse_kind;
+extern const fa_inverse_kind fa_inverse_kinds[FA_ACTIVATION_COUNT];
+
+typedef enum { FA_COVER_SHIFT, FA_COVER_CENTRE, FA_COVER_ZERO } fa_cover_with;
 
 /* BatchNorm kernels of one dtype; `real` is float or double. */
 typedef struct {
@@ -208,6 +220,13 @@ typedef struct {
     void (*forward)(const fa_span *span, const fa_activation_kernels *activation, const fa_half_kernels *half);
     void (*backward)(const fa_span *span, const fa_activation_kernels *activation, const fa_half_kernels *half);
     void (*apply)(const fa_span *span, int training); /* out = dx of g, which is dy */
+    /* counted.inc: values that do not count, or with a weight; x again from y, which is the span's x */
+    void (*cover)(const fa_span *span, const unsigned char *mask, int by_rows, fa_cover_with with);
+    void (*weighted_moments)(fa_lanes *sums, int lanes, const fa_span *span, const double *weights, int by_rows);
+    void (*weighted_apply)(const fa_span *span, const double *weights, int by_rows);
+    void (*recover)(const fa_span *span, const fa_inverse_fn *inverse);
+    void (*count_lost)(fa_lanes *sums, int lanes, const fa_span *span, double tolerance);
+    fa_inverse_fn inverse[FA_ACTIVATION_COUNT][2]; /* indexed by FA_UNIFORM, FA_VARYING */
 } fa_batchnorm_kernels;
 
 typedef struct {

@@ -76,6 +76,17 @@ cdef extern from "api.h" nogil:
     ctypedef struct fa_view:
         char *data
 
+    ctypedef enum fa_inverse_kind:
+        FA_NO_INVERSE
+        FA_INVERSE
+        FA_STEADY_INVERSE
+
+    ctypedef struct fa_lost:
+        const void **channels
+        const ptrdiff_t *begin
+        const ptrdiff_t *index
+        const void *x
+
     ctypedef struct fa_batchnorm:
         fa_dtype real
         ptrdiff_t channels
@@ -87,6 +98,14 @@ cdef extern from "api.h" nogil:
         const double *bias
         double eps
         double total
+        const fa_view *residual
+        const fa_view *g
+        const unsigned char *mask
+        const double *weights
+        const ptrdiff_t *first
+        const double *shares
+        int from_output
+        const fa_lost *lost
 
     ctypedef enum fa_passes:
         FA_BOTH_PASSES
@@ -104,6 +123,11 @@ cdef extern from "api.h" nogil:
         int (*batchnorm_statistics)(const fa_batchnorm *, const fa_view *, const fa_statistics *) noexcept nogil
         int (*batchnorm_backward)(const fa_batchnorm *, fa_passes, int, const fa_view *, const fa_view *,
                                   const fa_view *, const fa_statistics *, double **) noexcept nogil
+        int (*batchnorm_count_lost)(const fa_batchnorm *, const fa_view *, const fa_statistics *, double,
+                                    double *) noexcept nogil
+        int (*batchnorm_recover)(const fa_batchnorm *, const fa_view *, const fa_view *,
+                                 const fa_statistics *) noexcept nogil
+        const fa_inverse_kind *inverses
         int (*param_gradient)(const fa_batchnorm *, const fa_view *, const fa_view *, double *) noexcept nogil
         double (*merge_statistics)(ptrdiff_t, ptrdiff_t, const double *, const double *, double *) noexcept nogil
         void (*scale_pairs)(ptrdiff_t, double, int, double *) noexcept nogil
