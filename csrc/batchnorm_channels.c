@@ -175,7 +175,7 @@ static void reduce_block(const fa_job *j, ptrdiff_t c, ptrdiff_t block, const fa
         n = piece(j, at, end - at);
         char *kept = kept_x(j, at, worker), *buffer = kept ? kept : (char *)s->x;
         const char *x = read_x(j, c, at, n, k, j->backward ? 0.0 : j->shift[c], buffer);
-        x = covered(j, at, n, k, x, j->backward ? FA_COVER_CENTRE : FA_COVER_SHIFT, buffer);
+        x = covered(j, at, n, k, x, fa_cover_of(j), buffer);
         fa_span span = span_of(j, k, x, n, &next);
         move(j, &next, n);
         if (j->backward)

@@ -107,6 +107,12 @@ static inline int fa_in_steps(const fa_job *j, ptrdiff_t k, ptrdiff_t n)
     return fa_has_masked(j, k, n) || (j->bn->weights && j->backward);
 }
 
+/* By what x is covered, so that it adds nothing: the constants of the first pass of a forward have no centre. */
+static inline fa_cover_with fa_cover_of(const fa_job *j)
+{
+    return j->backward || j->tolerance != 0.0 ? FA_COVER_CENTRE : FA_COVER_SHIFT;
+}
+
 /* batchnorm.c: copies what was lost of elements k .. k + n - 1 of a channel over those of a tile, `step` apart. */
 void fa_patch_lost(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff_t n, char *tile, ptrdiff_t step);
 

@@ -212,7 +212,7 @@ static fa_span span_of(const fa_job *j, const piece *p, void *buffer)
         find_x(j, p, &span, buffer);
         cover(j, p, buffer, FA_COVER_CENTRE);
     } else {
-        span.x = read_counted(j, j->x, p, buffer, &span.x_step, j->backward ? FA_COVER_CENTRE : FA_COVER_SHIFT);
+        span.x = read_counted(j, j->x, p, buffer, &span.x_step, fa_cover_of(j));
     }
     return span;
 }

@@ -55,15 +55,10 @@ if _built:
     from fastact._activation import Activation
     from fastact._activation import activations as _activations
     from fastact._activation import gated as _gated
+    from fastact._context import BatchNormContext, BatchNormGradients, Saved
     from fastact._convert import convert_state_dict, fold_batch_norm
     from fastact._layer import BatchNorm
-    from fastact._normalization import (
-        BatchNormContext,
-        BatchNormGradients,
-        batch_norm,
-        batch_norm_backward,
-        batch_norm_forward,
-    )
+    from fastact._normalization import batch_norm, batch_norm_backward, batch_norm_forward
     from fastact._pieces import (
         BatchNormSums,
         batch_norm_apply,
@@ -94,6 +89,7 @@ if _built:
         "BatchNormGradients",
         "BatchNormSums",
         "BatchStats",
+        "Saved",
         "activations",
         "batch_norm",
         "batch_norm_apply",

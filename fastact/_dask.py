@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastact import _checks as checks
-from fastact import _normalization as normalization
+from fastact._call import Call, check_call, check_count, is_lazy
+from fastact._context import BatchNormGradients, gradients
+from fastact._normalization import batch_norm, batch_norm_backward, batch_norm_forward
 from fastact._pieces import (
     BatchNormSums,
     batch_norm_apply,
@@ -23,6 +25,7 @@ from fastact._pieces import (
 from fastact._statistics import BatchStats, batch_norm_stats, from_rows, merge_stats
 
 SPLIT = 8  # branches of a tree's node
+ALONG = ("residual", "mask", "sample_weight")  # arrays whose blocks go with those of x
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,7 +38,7 @@ class LazyContext:
     mean, var : dask.array.Array
         float64 of shape (C,), lazy.
     count : int
-        Number of values a channel; NaN where x has chunks of unknown size.
+        Number of elements a channel; NaN where x has chunks of unknown size.
     training : bool
     """
 
@@ -45,30 +48,35 @@ class LazyContext:
     count: float
     training: bool
     _rows: object
-    _call: normalization.Call
+    _call: Call
     _given: dict  # arguments by name, arrays of a value a channel among them
+    _along: dict  # lazy arrays by name, or None
 
 
 # ---- forward ---------------------------------------------------------------------------------
 
 
-def forward(x, comm, *, keeps_x, features=None, **options):
-    check_lazy(options, comm)
+def forward(x, comm, *, save_for_backward, features=None, **options):
+    check_lazy(options, comm, save_for_backward)
+    along = {name: options.pop(name) for name in ALONG}
     call = check(x, features, options)
     axis, training = call.axis, call.training
+    along = check_along(along, x, axis)
     count = math.prod(n for a, n in enumerate(x.shape) if a != axis)
-    normalization.check_count(training, count, x.shape, axis)
+    check_count(training, count, math.inf, x.shape, axis)
     given = {key: options[key] for key in ("weight", "bias", "eps", "activation")}
     given |= {"params": options["activation_params"] or {}, "axis": axis}
-    rows = lazy_stats(x, axis) if training else constant(x, axis, call.running)
-    y = blockwise(normalise_block, x, x.dtype, [x], rows, given, training=training)
-    context = LazyContext(x, rows[1], variance(rows), count, training, rows, call, given)
+    rows = lazy_stats(x, axis, along) if training else constant(x, axis, call.running)
+    y = blockwise(normalise_block, x, {"x": x, **along}, rows, given, training=training)
+    context = LazyContext(x, rows[1], variance(rows), count, training, rows, call, given, along)
     return y, context
 
 
-def check_lazy(options: dict, comm: object) -> None:
+def check_lazy(options: dict, comm: object, save_for_backward: object) -> None:
     if comm is not None:
         raise TypeError("comm: not with a dask array, whose chunks may be anywhere already")
+    if save_for_backward not in (None, "input"):
+        raise TypeError("save_for_backward: a dask array keeps nothing; expected 'input'")
     if options["out"] is not None:
         raise TypeError("out: not with a dask array, which is computed later")
     if options["training"] is True and options["running_mean"] is not None:
@@ -78,7 +86,7 @@ def check_lazy(options: dict, comm: object) -> None:
         )
 
 
-def check(x, features: int | None, options: dict) -> normalization.Call:
+def check(x, features: int | None, options: dict) -> Call:
     """The checks of a call, on an array of two elements a channel in place of x."""
     if x.ndim < 2:
         checks.geometry(x, options["axis"])
@@ -86,140 +94,48 @@ def check(x, features: int | None, options: dict) -> normalization.Call:
     channels = x.shape[axis]
     if math.isnan(channels):
         raise ValueError(f"x: the number of channels (axis {axis}) is not known; expected it to be")
-    shape = [2 if a == axis - 1 or (axis == 0 and a == 1) else 1 for a in range(x.ndim)]
+    shape = [1] * x.ndim
+    shape[axis - 1] = 2
     shape[axis] = channels
     stand_in = np.zeros(shape, x.dtype)
-    options = {**options, "axis": axis}
-    return normalization.check_call(stand_in, keeps_x=True, features=features, **options)
+    options = {**options, "axis": axis, "features": features, "save_for_backward": "input"}
+    return check_call(stand_in, **dict.fromkeys(ALONG), **options)
 
 
-def lazy_stats(x, axis: int):
-    """(5, C): count, mean and m2 with their low parts; chunks as x's channels are."""
-    import dask.array as da
-    from dask import delayed
-
-    columns = np.moveaxis(x.to_delayed(optimize_graph=False), axis, 0)
-    of_block, rows_of = delayed(batch_norm_stats, pure=True), delayed(stats_rows, pure=True)
-    tables = []
-    for blocks, width in zip(columns, x.chunks[axis], strict=True):
-        whole = tree([of_block(block, axis) for block in blocks.ravel()], merge_stats)
-        tables.append(da.from_delayed(rows_of(whole), (5, width), np.float64))
-    return da.concatenate(tables, axis=1)
+def check_along(along: dict, x, axis: int) -> dict:
+    residual, mask, weight = along.values()
+    lazy = {"residual": None if residual is None else like_x("residual", residual, x)}
+    for name, value, kinds in (("mask", mask, "b"), ("sample_weight", weight, "fiu")):
+        if value is not None and np.dtype(getattr(value, "dtype", np.float64)).kind not in kinds:
+            expected = "bool, True what counts" if kinds == "b" else checks.ACCEPTED
+            raise TypeError(f"{name}: dtype {value.dtype} is not accepted; expected {expected}")
+        lazy[name] = None if value is None else without_channels(name, value, x, axis)
+    return lazy
 
 
-def tree(parts: list, merge: Callable):
-    from dask import delayed
-
-    merge = delayed(merge, pure=True)
-    while len(parts) > 1:
-        parts = [merge(*parts[k : k + SPLIT]) for k in range(0, len(parts), SPLIT)]
-    return parts[0]
-
-
-def stats_rows(stats: BatchStats) -> np.ndarray:
-    return np.concatenate([np.full((1, stats.mean.size), float(stats.count)), stats._rows])
-
-
-def constant(x, axis: int, running: tuple):
-    """Running statistics in the same rows, for one value."""
+def without_channels(name: str, value: object, x, axis: int):
+    """A dask array of x's shape and chunks without the channel axis."""
     import dask.array as da
 
-    rows = np.zeros((5, x.shape[axis]))
-    rows[0], rows[1], rows[3] = 1.0, running[0], running[1]
-    return da.from_array(rows, chunks=((5,), x.chunks[axis]))
-
-
-def variance(rows):
-    """Where there are no values, NaN."""
-    return rows.map_blocks(variance_of_rows, dtype=np.float64, drop_axis=0)
-
-
-def variance_of_rows(rows: np.ndarray) -> np.ndarray:
-    return from_rows(rows).var
-
-
-# ---- blocks ----------------------------------------------------------------------------------
-
-
-def blockwise(
-    function: Callable, x, dtype, arrays: list, rows, given: dict, sums=None, **constants
-):
-    """`function(*blocks, rows, sums, **options)` for each block of x; what is given a channel goes
-    with its channels."""
-    import dask.array as da
-
-    axis = given["axis"]
-    index, channel, new = tuple(range(x.ndim)), (axis,), x.ndim
-    pairs = [pair for array in arrays for pair in (array, index)]
-    pairs += [rows, (new, *channel), sums, None if sums is None else (new + 1, *channel)]
-    for value in (given["weight"], given["bias"], *given["params"].values()):
-        each = np.shape(value) == (x.shape[axis],) and value is not None
-        lazy = da.from_array(np.array(value), chunks=(x.chunks[axis],)) if each else value
-        pairs += [lazy, channel if each else None]
-    return da.blockwise(
-        functools.partial(on_block, function, len(arrays), tuple(given["params"])),
-        index, *pairs, dtype=dtype, concatenate=True, meta=np.empty((0,) * x.ndim, dtype),
-        options={"eps": given["eps"], "axis": axis, "activation": name_of(given["activation"])},
-        constants=constants,
-    )  # fmt: skip
-
-
-def name_of(activation: object) -> str | None:
-    return getattr(activation, "name", activation)
-
-
-def on_block(
-    function: Callable, arrays: int, names: tuple, *values, options: dict, constants: dict
-):
-    blocks, (rows, sums, weight, bias) = values[:arrays], values[arrays : arrays + 4]
-    params = dict(zip(names, values[arrays + 4 :], strict=True))
-    options = {**options, "weight": weight, "bias": bias, "activation_params": params or None}
-    return function(*blocks, rows, sums, options, **constants)
-
-
-def normalise_block(x, rows, sums, options: dict, training: bool):
-    """y"""
-    if training:
-        return batch_norm_apply(x, from_rows(rows), **options)
-    return normalization.batch_norm(x, running_mean=rows[1], running_var=rows[3], **options)
-
-
-def gradient_block(dy, x, rows, sums, options: dict, training: bool):
-    """dx"""
-    if training:
-        return batch_norm_backward_apply(dy, x, from_rows(rows), BatchNormSums(*sums), **options).x
-    running = {"running_mean": rows[1], "running_var": rows[3]}
-    _, ctx = normalization.batch_norm_forward(x, training=False, **running, **options)
-    return normalization.batch_norm_backward(dy, ctx).x
-
-
-# ---- backward --------------------------------------------------------------------------------
-
-
-def backward(dy, ctx: LazyContext, out: object) -> normalization.BatchNormGradients:
-    x, given = ctx.x, ctx._given
-    if out is not None:
-        raise TypeError("out: not with a dask array, which is computed later")
-    dy = like_x("dy", dy, x)
-    sums, small = lazy_sums(dy, x, ctx)
-    dx = blockwise(
-        gradient_block, x, x.dtype, [dy, x], ctx._rows, given, sums, training=ctx.training
-    )
-    fused = ctx._call.fused
-    params = None
-    if fused.learned is not None:
-        param = small("param", np.float64)
-        params = {fused.learned: (param if fused.shape else param.sum()).astype(fused.dtype)}
-    types = {"weight": ctx._call.weight_dtype, "bias": ctx._call.bias_dtype}
-    weight, bias = (small(name, dtype) if dtype else None for name, dtype in types.items())
-    return normalization.gradients(dx, weight, bias, None, params)
+    shape = x.shape[:axis] + x.shape[axis + 1 :]
+    chunks = x.chunks[:axis] + x.chunks[axis + 1 :]
+    value = value if is_lazy(value) else da.from_array(np.asarray(value), chunks=-1)
+    if same_shape(value.shape, shape):
+        return value if value.chunks == chunks else value.rechunk(chunks)
+    try:
+        return da.broadcast_to(value, shape, chunks=chunks)
+    except ValueError:
+        raise ValueError(
+            f"{name}: shape {value.shape} is not accepted; expected one that broadcasts to x's "
+            f"without the channel axis, {shape}"
+        ) from None
 
 
 def like_x(name: str, value: object, x):
     """A dask array of x's dtype and chunks, of one that is lazy or not."""
     import dask.array as da
 
-    lazy = normalization.is_lazy(value)
+    lazy = is_lazy(value)
     value = value if lazy else checks.float_array(name, value)
     if value.dtype != x.dtype:
         raise TypeError(f"{name}: dtype {value.dtype} is not accepted; expected x's, {x.dtype}")
@@ -236,27 +152,175 @@ def same_shape(a: tuple, b: tuple) -> bool:
     return len(a) == len(b) and all(fits)
 
 
-def lazy_sums(dy, x, ctx: LazyContext):
+# ---- statistics ------------------------------------------------------------------------------
+
+
+def blocks_of(x, axis: int, arrays: dict) -> np.ndarray:
+    """[channels' chunk, other chunks]: {name: delayed block} of arrays whose blocks go with x's."""
+    grid = tuple(len(chunks) for chunks in x.chunks)
+    named = np.empty(grid, dtype=object)
+    for place in np.ndindex(grid):
+        named[place] = {}
+    for name, array in arrays.items():
+        if array is None:
+            continue
+        blocks = array.to_delayed(optimize_graph=False)
+        blocks = np.expand_dims(blocks, axis) if array.ndim < x.ndim else blocks
+        for place, block in np.ndenumerate(np.broadcast_to(blocks, grid)):
+            named[place][name] = block
+    return np.moveaxis(named, axis, 0).reshape(grid[axis], -1)
+
+
+def lazy_stats(x, axis: int, along: dict):
+    """(5, C): count, mean and m2 with their low parts; chunks as x's channels are."""
+    import dask.array as da
+    from dask import delayed
+
+    arrays = {"x": x, "mask": along["mask"], "sample_weight": along["sample_weight"]}
+    of_block, rows_of = delayed(batch_norm_stats, pure=True), delayed(stats_rows, pure=True)
+    tables = []
+    for blocks, width in zip(blocks_of(x, axis, arrays), x.chunks[axis], strict=True):
+        whole = tree([of_block(axis=axis, **block) for block in blocks], merge_stats)
+        tables.append(da.from_delayed(rows_of(whole), (5, width), np.float64))
+    return da.concatenate(tables, axis=1)
+
+
+def tree(parts: list, merge: Callable):
+    from dask import delayed
+
+    merge = delayed(merge, pure=True)
+    while len(parts) > 1:
+        parts = [merge(*parts[k : k + SPLIT]) for k in range(0, len(parts), SPLIT)]
+    return parts[0]
+
+
+def stats_rows(stats: BatchStats) -> np.ndarray:
+    check_count(True, int(stats.count > 0) * 2, stats.count, (), 0, ", in all chunks together")
+    return np.concatenate([np.full((1, stats.mean.size), float(stats.count)), stats._rows])
+
+
+def constant(x, axis: int, running: tuple):
+    """Running statistics in the same rows, for one value."""
+    import dask.array as da
+
+    rows = np.zeros((5, x.shape[axis]))
+    rows[0], rows[1], rows[3] = 1.0, running[0], running[1]
+    return da.from_array(rows, chunks=((5,), x.chunks[axis]))
+
+
+def variance(rows):
+    return rows.map_blocks(variance_of_rows, dtype=np.float64, drop_axis=0)
+
+
+def variance_of_rows(rows: np.ndarray) -> np.ndarray:
+    return from_rows(rows).var
+
+
+# ---- blocks ----------------------------------------------------------------------------------
+
+
+def blockwise(function: Callable, x, arrays: dict, rows, given: dict, sums=None, **constants):
+    """An array like x: `function(rows, sums, options, **blocks)` for each of its blocks. What is
+    given a channel goes with its channels."""
+    import dask.array as da
+
+    axis = given["axis"]
+    index, channel, new = tuple(range(x.ndim)), (axis,), x.ndim
+    rest = index[:axis] + index[axis + 1 :]
+    arrays = {name: array for name, array in arrays.items() if array is not None}
+    pairs = [rows, (new, *channel), sums, None if sums is None else (new + 1, *channel)]
+    for array in arrays.values():
+        pairs += [array, index if array.ndim == x.ndim else rest]
+    for value in (given["weight"], given["bias"], *given["params"].values()):
+        each = value is not None and np.shape(value) == (x.shape[axis],)
+        lazy = da.from_array(np.array(value), chunks=(x.chunks[axis],)) if each else value
+        pairs += [lazy, channel if each else None]
+    return da.blockwise(
+        functools.partial(on_block, function, tuple(arrays), tuple(given["params"])),
+        index, *pairs, dtype=x.dtype, concatenate=True, meta=np.empty((0,) * x.ndim, x.dtype),
+        options={"eps": given["eps"], "axis": axis, "activation": name_of(given["activation"])},
+        constants=constants,
+    )  # fmt: skip
+
+
+def name_of(activation: object) -> str | None:
+    return getattr(activation, "name", activation)
+
+
+def on_block(function: Callable, names: tuple, params: tuple, *values, options, constants):
+    rows, sums, *values = values
+    blocks = dict(zip(names, values, strict=False))
+    weight, bias, *numbers = values[len(names) :]
+    params = dict(zip(params, numbers, strict=True))
+    options = {**options, "weight": weight, "bias": bias, "activation_params": params or None}
+    along = {name: blocks.pop(name) for name in ALONG if name in blocks}
+    return function(rows, sums, {**options, **along}, **blocks, **constants)
+
+
+def normalise_block(rows, sums, options: dict, x, training: bool):
+    """y"""
+    if training:
+        return batch_norm_apply(x, from_rows(rows), **options)
+    return batch_norm(x, running_mean=rows[1], running_var=rows[3], **options)
+
+
+def gradient_block(rows, sums, options: dict, dy, x, training: bool):
+    """dx"""
+    if training:
+        return batch_norm_backward_apply(dy, x, from_rows(rows), BatchNormSums(*sums), **options).x
+    running = {"running_mean": rows[1], "running_var": rows[3]}
+    _, ctx = batch_norm_forward(x, training=False, **running, **options)
+    return batch_norm_backward(dy, ctx).x
+
+
+def residual_block(rows, sums, options: dict, dy, x):
+    """The gradient of the residual: it needs no sums."""
+    running = {"running_mean": rows[1], "running_var": from_rows(rows).var}
+    _, ctx = batch_norm_forward(x, training=False, **running, **options)
+    return batch_norm_backward(dy, ctx).residual
+
+
+# ---- backward --------------------------------------------------------------------------------
+
+
+def backward(dy, ctx: LazyContext, out: object) -> BatchNormGradients:
+    x, given, call = ctx.x, ctx._given, ctx._call
+    if out is not None:
+        raise TypeError("out: not with a dask array, which is computed later")
+    dy = like_x("dy", dy, x)
+    arrays = {"dy": dy, "x": x, **ctx._along}
+    sums, small = lazy_sums(arrays, ctx)
+    dx = blockwise(gradient_block, x, arrays, ctx._rows, given, sums, training=ctx.training)
+    residual = params = None
+    if ctx._along["residual"] is not None:
+        residual = blockwise(residual_block, x, arrays, ctx._rows, given)
+    if call.fused.learned is not None:
+        param = small("param", np.float64)
+        param = param if call.fused.shape else param.sum()
+        params = {call.fused.learned: param.astype(call.fused.dtype)}
+    types = {"weight": call.weight_dtype, "bias": call.bias_dtype}
+    weight, bias = (small(name, dtype) if dtype else None for name, dtype in types.items())
+    return gradients(dx, weight, bias, residual, params)
+
+
+def lazy_sums(arrays: dict, ctx: LazyContext):
     """(3, C) sums, and a function that gives the gradient of a small array by its name."""
     import dask.array as da
     from dask import delayed
 
-    axis = ctx._call.axis
+    x, axis = ctx.x, ctx._call.axis
     reduce, finish = delayed(reduce_block, pure=True), delayed(small_gradients, pure=True)
-    columns = [np.moveaxis(a.to_delayed(optimize_graph=False), axis, 0) for a in (dy, x)]
     rows = ctx._rows.to_delayed(optimize_graph=False)[0]
     tables, smalls, begin = [], [], 0
-    for dys, xs, table, width in zip(*columns, rows, x.chunks[axis], strict=True):
+    for blocks, table, width in zip(blocks_of(x, axis, arrays), rows, x.chunks[axis], strict=True):
         options = column_options(ctx, slice(begin, begin + width))
-        pairs = zip(dys.ravel(), xs.ravel(), strict=True)
-        total = tree([reduce(b, a, table, options) for b, a in pairs], add)
+        total = tree([reduce(table, options, **block) for block in blocks], add)
         tables.append(da.from_delayed(total, (3, width), np.float64))
         smalls.append((finish(x.dtype, table, total, options), width))
         begin += width
 
     def small(name: str, dtype: np.dtype):
-        each = [da.from_delayed(g[name], (width,), dtype) for g, width in smalls]
-        return da.concatenate(each)
+        return da.concatenate([da.from_delayed(g[name], (w,), dtype) for g, w in smalls])
 
     return da.concatenate(tables, axis=1), small
 
@@ -270,23 +334,19 @@ def column_options(ctx: LazyContext, channels: slice) -> dict:
     given, size = ctx._given, ctx.x.shape[ctx._call.axis]
 
     def part(value):
+        value = None if value is None else np.asarray(value)
         return value[channels] if np.shape(value) == (size,) else value
 
-    params = {key: part(np.asarray(value)) for key, value in given["params"].items()}
     options = {key: given[key] for key in ("eps", "axis")}
-    options |= {
-        key: part(np.asarray(given[key])) for key in ("weight", "bias") if given[key] is not None
-    }
-    return {
-        **options,
-        "activation": name_of(given["activation"]),
-        "activation_params": params or None,
-    }
+    options |= {key: part(given[key]) for key in ("weight", "bias")}
+    params = {key: part(value) for key, value in given["params"].items()}
+    options["activation"] = name_of(given["activation"])
+    return {**options, "activation_params": params or None}
 
 
-def reduce_block(dy, x, rows: np.ndarray, options: dict) -> np.ndarray:
+def reduce_block(rows: np.ndarray, options: dict, dy, x, **along) -> np.ndarray:
     """(3, C) sums"""
-    sums = batch_norm_backward_reduce(dy, x, from_rows(rows), **options)
+    sums = batch_norm_backward_reduce(dy, x, from_rows(rows), **options, **along)
     return np.stack([sums.g, sums.gx, sums.param])
 
 

@@ -25,7 +25,7 @@ OTHER = len(KINDS)  # any other error
 AGREED = (
     "what is called", "channels", "the dtype of x", "training", "eps", "momentum", "convention",
     "activation", "activation_params", "weight", "bias", "running statistics",
-    "save_for_backward", "the statistics of ctx",
+    "save_for_backward", "whether there is a residual", "the statistics of ctx",
 )  # fmt: skip
 
 

@@ -74,7 +74,8 @@ cdef void count_in(fa_batchnorm *bn, object counted):
     if counted is None:
         return
     bn.total = counted.total
-    bn.mask = NULL if counted.mask is None else <const unsigned char *>cnp.PyArray_DATA(<cnp.ndarray>counted.mask)
+    if counted.mask is not None:
+        bn.mask = <const unsigned char *>cnp.PyArray_DATA(<cnp.ndarray>counted.mask)
     bn.weights = data_of(counted.weights)
     bn.first = <const ptrdiff_t *>cnp.PyArray_DATA(<cnp.ndarray>counted.first)
     bn.shares = data_of(counted.shares)
@@ -187,7 +188,7 @@ def has_inverse(int activation):
 
 
 def count_lost(cnp.ndarray x, int axis, weight, bias, double eps, int activation, tuple params, bint per_channel,
-               cnp.ndarray table, double tolerance, cnp.ndarray counts):
+               cnp.ndarray table, double tolerance, cnp.ndarray counts, counted=None):
     """Into counts (C,): how many elements of x could not be found again from y."""
     cdef fa_batchnorm bn = problem(x, axis, activation, params, per_channel)
     cdef fa_view x_view = view_of(x, axis)
@@ -197,6 +198,7 @@ def count_lost(cnp.ndarray x, int axis, weight, bias, double eps, int activation
     bn.weight = data_of(weight)
     bn.bias = data_of(bias)
     bn.eps = eps
+    count_in(&bn, counted)
     with nogil:
         status = api.batchnorm_count_lost(&bn, &x_view, &statistics, tolerance, out)
     if status:

@@ -10,7 +10,8 @@ import numpy as np
 from fastact import _checks as checks
 from fastact._activation import activation as find_activation
 from fastact._fusion import fuse
-from fastact._normalization import batch_norm_backward, forward
+from fastact._call import SAVES, forward
+from fastact._normalization import batch_norm_backward
 from fastact._running import CONVENTIONS, MOMENTUM, cumulative, own_momentum
 
 
@@ -21,8 +22,8 @@ class BatchNorm:
     ----------
     num_features : int
         Channels, C.
-    eps, momentum, axis, activation, convention, comm
-        As for `batch_norm`; ``momentum=None`` keeps the cumulative average of all batches.
+    eps, momentum, axis, activation, convention, comm, save_for_backward
+        As for `batch_norm_forward`; ``momentum=None`` keeps the cumulative average of all batches.
     affine : bool
         Whether there are weight and bias.
     track_running_stats : bool
@@ -65,6 +66,7 @@ class BatchNorm:
         activation_params=None,
         convention="torch",
         comm=None,
+        save_for_backward="input",
         dtype=np.float32,
     ):
         self.num_features = checks.integer("num_features", num_features)
@@ -75,6 +77,7 @@ class BatchNorm:
         self.convention = checks.word("convention", convention, tuple(CONVENTIONS))
         self.momentum = own_momentum(momentum, self.convention)
         self.comm = comm
+        self.save_for_backward = checks.word("save_for_backward", save_for_backward, SAVES)
         position = checks.channel_axis(axis, checks.MAX_NDIM)
         self.axis = position - (checks.MAX_NDIM if axis < 0 else 0)
         self.affine = checks.flag("affine", affine)
@@ -96,12 +99,13 @@ class BatchNorm:
         self.num_batches_tracked = 0
         self._ctx = None
 
-    def __call__(self, x):
-        """y; remembers what `backward` needs."""
-        y, self._ctx = self.forward(x)
+    def __call__(self, x, *, residual=None, mask=None, sample_weight=None, out=None):
+        """y; remembers what `backward` needs. The arguments are those of `batch_norm_forward`."""
+        given = {"residual": residual, "mask": mask, "sample_weight": sample_weight, "out": out}
+        y, self._ctx = self.forward(x, **given)
         return y
 
-    def forward(self, x):
+    def forward(self, x, *, residual=None, mask=None, sample_weight=None, out=None):
         """(y, ctx): the re-entrant form, for ``fastact.batch_norm_backward(dy, ctx)``."""
         batches = checks.integer("num_batches_tracked", self.num_batches_tracked)
         result = forward(
@@ -119,9 +123,12 @@ class BatchNorm:
             axis=self.axis,
             activation=self.activation,
             activation_params=self.activation_params,
+            residual=residual,
+            mask=mask,
+            sample_weight=sample_weight,
             convention=self.convention,
-            out=None,
-            keeps_x=True,
+            save_for_backward=self.save_for_backward,
+            out=out,
             features=self.num_features,
         )
         if self.training and self.track_running_stats:

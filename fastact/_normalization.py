@@ -1,243 +1,14 @@
-"""BatchNorm, alone or fused with an activation.
+"""BatchNorm, alone or fused with a residual and an activation.
 
-Every check comes before the first write (_checks.py); the arithmetic is in csrc/batchnorm.inc. The
-layer is in _layer.py, the passes one by one in _pieces.py, many machines in _distributed.py.
+Every check comes before the first write (_checks.py, _call.py); the arithmetic is in
+csrc/batchnorm.inc. The layer is in _layer.py, the passes one by one in _pieces.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
-
-import numpy as np
-
-from fastact import _checks as checks
-from fastact import _kernels
-from fastact._distributed import Group, Header, checksum, exchange
-from fastact._fusion import Fused, fuse
-from fastact._running import MOMENTUM, Update, check_running, track, update_rule
-from fastact._statistics import ROWS, merged, stats_of
-
-FORWARD, BACKWARD = 1.0, 2.0  # what a collective call is
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class BatchNormContext:
-    """What `batch_norm_backward` needs of a forward call. Immutable; may be used again.
-
-    Attributes
-    ----------
-    x : numpy.ndarray
-        The input itself, not a copy: changing it before the backward makes the gradient wrong.
-    mean, var : numpy.ndarray
-        float64 of shape (C,), read-only: the statistics that normalised x (var is biased).
-    count : int
-        Number of values a channel, on all machines of `comm`.
-    training : bool
-        Whether mean and var are those of x, or constants.
-    """
-
-    x: np.ndarray
-    mean: np.ndarray
-    var: np.ndarray
-    count: int
-    training: bool
-    _axis: int
-    _table: np.ndarray
-    _fused: Fused
-    _weight: np.dtype | None
-    _bias: np.dtype | None
-    _comm: object = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class BatchNormGradients:
-    """Gradients of a loss, in fields that are None where there is nothing to differentiate.
-
-    Attributes
-    ----------
-    x : numpy.ndarray
-        Shape and dtype of the forward call's x.
-    weight, bias : numpy.ndarray or None
-        Shape (C,), dtype of the forward call's.
-    residual : None
-        Reserved.
-    activation_params : mapping or None
-        Name -> gradient, for learned parameters of the activation, of the parameter's shape.
-    """
-
-    x: np.ndarray
-    weight: np.ndarray | None
-    bias: np.ndarray | None
-    residual: None = None
-    activation_params: Mapping[str, np.ndarray] | None = None
-
-    def __reduce__(self):
-        params = None if self.activation_params is None else dict(self.activation_params)
-        return gradients, (self.x, self.weight, self.bias, self.residual, params)
-
-
-def gradients(x, weight, bias, residual, params) -> BatchNormGradients:
-    params = None if params is None else MappingProxyType(params)
-    return BatchNormGradients(x, weight, bias, residual, params)
-
-
-# ---- forward ---------------------------------------------------------------------------------
-
-
-@dataclass(slots=True, eq=False)
-class Call:
-    """The checked arguments of a forward call."""
-
-    kept: np.ndarray  # x as it was given
-    x: np.ndarray
-    y: np.ndarray
-    axis: int
-    count: int  # values a channel
-    training: bool
-    weight: np.ndarray | None
-    bias: np.ndarray | None
-    weight_dtype: np.dtype | None
-    bias_dtype: np.dtype | None
-    eps: float
-    running: tuple | None
-    rule: Update
-    fused: Fused
-
-    @property
-    def channels(self) -> int:
-        return self.x.shape[self.axis]
-
-
-def is_lazy(x: object) -> bool:
-    """Whether x is an array of dask."""
-    return type(x).__module__.partition(".")[0] == "dask" and hasattr(x, "to_delayed")
-
-
-def check_call(
-    x,
-    *,
-    weight,
-    bias,
-    running_mean,
-    running_var,
-    training,
-    momentum,
-    eps,
-    axis,
-    activation,
-    activation_params,
-    convention,
-    out,
-    keeps_x: bool,
-    features: int | None = None,
-) -> Call:
-    """`features`: the number of channels that x has to have."""
-    given, x = x, checks.float_array("x", x)
-    training = checks.flag("training", training)
-    axis, channels, count = checks.geometry(x, axis)
-    if features is not None and channels != features:
-        raise ValueError(
-            f"x: shape {x.shape} has {channels} channels on axis {axis}; expected {features}"
-        )
-    eps = checks.real_number("eps", eps, 0.0, float("inf"))
-    rule = update_rule(momentum, convention)
-    weight64 = checks.per_channel("weight", weight, channels)
-    bias64 = checks.per_channel("bias", bias, channels)
-    running = check_running(running_mean, running_var, x, channels, training)
-    fused = fuse(activation, activation_params, channels)
-    small = {
-        "weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var,
-    }  # fmt: skip
-    may_be = () if training or keeps_x else ("x",)
-    y = checks.output(out, x, may_be=may_be, apart={"x": x, **small})
-    kept = given if type(given) is np.ndarray else x
-    return Call(
-        kept, x, y, axis, count, training, weight64, bias64, checks.gradient_dtype(weight),
-        checks.gradient_dtype(bias), eps, running, rule, fused,
-    )  # fmt: skip
-
-
-def check_count(training: bool, count: int, shape: tuple, axis: int, where: str = "") -> None:
-    """Whether there are values enough."""
-    if training and count < 2:
-        raise ValueError(
-            f"x: shape {shape} has {count} value per channel (axis {axis}){where}; training needs "
-            "at least 2"
-        )
-
-
-def run(call: Call) -> tuple[np.ndarray, BatchNormContext]:
-    """Normalises, and only then updates the running statistics."""
-    check_count(call.training, call.count, call.x.shape, call.axis)
-    table = np.zeros((_kernels.STATISTICS, call.channels))
-    if not call.training:
-        table[_kernels.MEAN], table[_kernels.VAR] = call.running
-    normalise(call, call.training, table)
-    return finish(call, table, call.count)
-
-
-def run_on_all(comm: object, check: Callable[[], Call]) -> tuple[np.ndarray, BatchNormContext]:
-    """The same with the values of all processes."""
-    group = Group(comm)
-    call, header = Header.send(group, lambda: described(check()))
-    together = ", on all ranks together"
-    check_count(call.training, header.values, call.x.shape, call.axis, together)
-    table = np.zeros((_kernels.STATISTICS, call.channels))
-    if call.training:
-        length = ROWS * call.channels
-        rows = exchange(group, lambda: stats_of(call.x, call.axis, call.count)._rows, length)
-        stats = merged(header.counts, rows.reshape(group.size, ROWS, call.channels))
-        table[: _kernels.MEAN + ROWS] = stats._table_rows()
-    else:
-        table[_kernels.MEAN], table[_kernels.VAR] = call.running
-    normalise(call, False, table)
-    return finish(call, table, header.count, comm)
-
-
-def described(call: Call) -> tuple[Call, float, int, list[float]]:
-    """What the header says of a call; the last: what has to be the same on all ranks."""
-    running = call.running if not call.training else call.running is not None
-    agreed = [
-        FORWARD, call.channels, checksum(call.x.dtype.name), call.training, call.eps,
-        call.rule.share, call.rule.unbiased, checksum(call.fused.name),
-        checksum(*call.fused.values), checksum(call.weight), checksum(call.bias),
-        checksum(running), 0.0, 0.0,
-    ]  # fmt: skip
-    return call, call.count, call.count, agreed
-
-
-def normalise(call: Call, training: bool, table: np.ndarray) -> None:
-    fused = call.fused
-    _kernels.batch_norm_forward(
-        call.x, call.y, call.axis, training, call.weight, call.bias, call.eps, fused.row,
-        fused.values, fused.per_channel, table,
-    )  # fmt: skip
-
-
-def finish(call: Call, table: np.ndarray, count: float, comm: object = None):
-    """y and the context, the running statistics updated."""
-    table.flags.writeable = False
-    mean, var = table[_kernels.MEAN], table[_kernels.VAR]
-    if call.training and call.running is not None:
-        track(call.running, mean, var, count, call.rule)
-    context = BatchNormContext(
-        call.kept, mean, var, count, call.training, call.axis, table, call.fused,
-        call.weight_dtype, call.bias_dtype, comm,
-    )  # fmt: skip
-    return call.y, context
-
-
-def forward(x, comm, **options) -> tuple[np.ndarray, BatchNormContext]:
-    """Takes the arguments of check_call."""
-    if type(x) is not np.ndarray and is_lazy(x):
-        from fastact import _dask
-
-        return _dask.forward(x, comm, **options)
-    if comm is None:
-        return run(check_call(x, **options))
-    return run_on_all(comm, lambda: check_call(x, **options))
+from fastact._call import forward
+from fastact._gradient import backward, backward_on_all, check_context
+from fastact._running import MOMENTUM
 
 
 def batch_norm(
@@ -253,13 +24,16 @@ def batch_norm(
     axis=1,
     activation=None,
     activation_params=None,
+    residual=None,
+    mask=None,
+    sample_weight=None,
     convention="torch",
     comm=None,
     out=None,
 ):
     """Batch normalisation, optionally followed by an activation, in one pass over memory.
 
-    ``y = activation((x - mean) / sqrt(var + eps) * weight + bias)``, channel by channel.
+    ``y = activation((x - mean) / sqrt(var + eps) * weight + bias + residual)``, channel by channel.
 
     Parameters
     ----------
@@ -282,6 +56,16 @@ def batch_norm(
         of the unfused calls, bit for bit.
     activation_params : dict, optional
         Its parameters: numbers, or for a learned parameter an array of shape () or (C,).
+    residual : numpy.ndarray, optional
+        Shape and dtype of x: what is added before the activation, which reads it once. The result
+        is that of the unfused calls, ``activation(batch_norm(x) + residual)``, bit for bit.
+    mask : array_like of bool, optional
+        True for what counts. Of a shape that broadcasts to x's without the channel axis: (N,) for
+        x of (N, C), (N, L) for (N, C, L) or (N, L, C). Elements that do not count take no part in
+        the statistics, whatever they hold; y is 0 there, and so is the gradient.
+    sample_weight : array_like, optional
+        How much each element counts in the statistics, from 0 on, of a shape as for `mask`; 0 is
+        masked. A weight of 2 does what the element twice would do, running statistics included.
     convention : str
         How running statistics are updated. "torch": `momentum` is the share of the batch, and the
         variance that is stored is the unbiased one. "keras", "flax", "onnx": `momentum` is the
@@ -295,7 +79,7 @@ def batch_norm(
         Statistics, running statistics and the gradients of weight and bias are those of the whole
         batch, with the same bits on all ranks. An error on one rank is raised on all.
     out : numpy.ndarray, optional
-        Shape and dtype of x. With ``training=False`` it may be x itself.
+        Shape and dtype of x. It may be the residual and, with ``training=False``, x itself.
 
     Returns
     -------
@@ -322,7 +106,7 @@ def batch_norm(
     array([[0., 0.],
            [1., 1.]], dtype=float32)
     """
-    return forward(keeps_x=False, **locals())[0]
+    return forward(save_for_backward=None, **locals())[0]
 
 
 def batch_norm_forward(
@@ -338,8 +122,12 @@ def batch_norm_forward(
     axis=1,
     activation=None,
     activation_params=None,
+    residual=None,
+    mask=None,
+    sample_weight=None,
     convention="torch",
     comm=None,
+    save_for_backward="input",
     out=None,
 ):
     """`batch_norm`, and what its gradient needs.
@@ -347,15 +135,24 @@ def batch_norm_forward(
     Parameters
     ----------
     x, weight, bias, running_mean, running_var, training, momentum, eps, axis, activation, \
-activation_params, convention, comm, out
-        As for `batch_norm`. `out` may not overlap x, which the backward reads again. With
-        ``training=False`` the statistics are constants in the backward.
+activation_params, residual, mask, sample_weight, convention, comm, out
+        As for `batch_norm`. `out` may not overlap x and the residual, which the backward reads
+        again. With ``training=False`` the statistics are constants in the backward.
+    save_for_backward : str
+        What the context keeps: "input", x, or "output", y, from which the backward finds x again
+        (in-place activated BatchNorm). Then `out` may be x, and a network that keeps its
+        activations anyway needs no more. Possible with activations that have an inverse (all but
+        relu and its kin and those that are not monotone), in float32 and float64. Where y has lost
+        more than 2^-16 of x (2^-24 in float64), because the activation is flat there or the weight
+        small beside the bias, x is kept for those elements, for a channel that lost more than a
+        sixteenth of them, or for the call where most channels did; ``ctx.saved`` says what. The
+        other gradients then differ from the ordinary ones by about 1e-5, relatively.
 
     Returns
     -------
     y : numpy.ndarray
     ctx : BatchNormContext
-        For `batch_norm_backward`; refers to x.
+        For `batch_norm_backward`; refers to x, or to y.
 
     Raises
     ------
@@ -370,7 +167,7 @@ activation_params, convention, comm, out
     >>> ctx.mean
     array([ 2., 20.])
     """
-    return forward(keeps_x=True, **locals())
+    return forward(**locals())
 
 
 # ---- backward ---------------------------------------------------------------------------------
@@ -413,60 +210,4 @@ def batch_norm_backward(dy, ctx, *, out=None):
     check_context(ctx)
     if ctx._comm is not None:
         return backward_on_all(dy, ctx, out)
-    dy, x, dx = check_backward(dy, ctx, out)
-    sums = np.zeros((SUMS, len(ctx.mean)))
-    differentiate(_kernels.BOTH_PASSES, dy, x, dx, ctx, sums)
-    return collect(dx, ctx, sums)
-
-
-SUMS = 3  # of g, of g * (x - mean), of a learned parameter's gradient
-
-
-def check_context(ctx: object) -> None:
-    if not isinstance(ctx, BatchNormContext):
-        raise TypeError(
-            f"ctx: expected the context from batch_norm_forward, got {type(ctx).__name__}"
-        )
-
-
-def check_backward(dy: object, ctx: BatchNormContext, out: object):
-    """dy, x and the array to write."""
-    x = checks.float_array("ctx.x", ctx.x)
-    dy = checks.like_x("dy", dy, x)
-    return dy, x, checks.output(out, x, may_be=("dy",), apart={"dy": dy, "x": x})
-
-
-def differentiate(passes: int, dy, x, dx, ctx: BatchNormContext, sums: np.ndarray) -> None:
-    fused = ctx._fused
-    _kernels.batch_norm_backward(
-        passes, dy, x, dx, ctx._axis, ctx.training, ctx.count, fused.row, fused.values,
-        fused.per_channel, ctx._table, sums,
-    )  # fmt: skip
-
-
-def backward_on_all(dy: object, ctx: BatchNormContext, out: object) -> BatchNormGradients:
-    group = Group(ctx._comm)
-    agreed = [BACKWARD, len(ctx.mean), checksum(ctx.x.dtype.name), ctx.training]
-    agreed += [0.0] * 9 + [checksum(ctx._table)]
-    (dy, x, dx), _ = Header.send(group, lambda: (check_backward(dy, ctx, out), 0.0, 0.0, agreed))
-    own = np.zeros((SUMS, len(ctx.mean)))
-
-    def reduce() -> np.ndarray:
-        differentiate(_kernels.FIRST_PASS, dy, x, None, ctx, own)
-        return own
-
-    sums = exchange(group, reduce, own.size).sum(axis=0).reshape(own.shape)  # in order of ranks
-    differentiate(_kernels.SECOND_PASS, dy, x, dx, ctx, sums)
-    return collect(dx, ctx, sums)
-
-
-def collect(dx: np.ndarray, ctx: BatchNormContext, sums: np.ndarray) -> BatchNormGradients:
-    g_sum, gx_sum, param_sum = sums
-    weight = bias = None
-    with np.errstate(all="ignore"):
-        if ctx._weight is not None:
-            weight = (gx_sum * ctx._table[_kernels.RSTD]).astype(ctx._weight)
-        if ctx._bias is not None:
-            bias = g_sum.astype(ctx._bias)
-        params = ctx._fused.gradients(param_sum)
-    return gradients(dx, weight, bias, None, params)
+    return backward(dy, ctx, out)

@@ -7,22 +7,19 @@ the backward `batch_norm_backward_reduce` of every part, whose sums add up, then
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 
 from fastact import _checks as checks
 from fastact import _kernels
+from fastact._call import Call, finish, normalise
+from fastact._context import BatchNormContext
+from fastact._counted import count_in
 from fastact._fusion import fuse
-from fastact._normalization import (
-    SUMS,
-    BatchNormContext,
-    Call,
-    collect,
-    differentiate,
-    finish,
-    normalise,
-)
+from fastact._gradient import SUMS, collect, differentiate
+from fastact._runtime import new_like
 from fastact._statistics import BatchStats, table_of
 
 
@@ -75,17 +72,32 @@ def check_stats(stats: object, channels: int) -> BatchStats:
 
 
 def check_part(
-    x, stats, *, weight, bias, eps, axis, activation, activation_params, out=None, apart=None
+    x,
+    stats,
+    *,
+    weight,
+    bias,
+    eps,
+    axis,
+    activation,
+    activation_params,
+    residual,
+    mask,
+    sample_weight,
+    out=None,
+    apart=None,
+    may_be=(),
 ) -> tuple[Call, np.ndarray]:
-    """The call that a part is, and the kernels' table. `apart`: what `out` may not overlap, but for
-    the first of them; None where nothing is written."""
+    """The call that a part is, and the kernels' table. `apart`: what `out` may not overlap, unless
+    it is the very elements of one of `may_be`; None where nothing is written."""
     x = checks.float_array("x", x)
     axis, channels, count = checks.geometry(x, axis)
     table = table_of(check_stats(stats, channels))
+    added = None if residual is None else checks.like_x("residual", residual, x)
     y = x
     if apart is not None:
-        small = {"weight": weight, "bias": bias}
-        y = checks.output(out, x, may_be=tuple(apart)[:1], apart={**apart, "x": x, **small})
+        apart = {**apart, "x": x, "residual": added, "weight": weight, "bias": bias}
+        y = checks.output(out, x, may_be=may_be, apart=apart)
     call = Call(
         kept=x,
         x=x,
@@ -101,6 +113,8 @@ def check_part(
         running=None,
         rule=None,
         fused=fuse(activation, activation_params, channels),
+        residual=added,
+        counted=count_in(mask, sample_weight, x, axis),
     )
     return call, table
 
@@ -108,11 +122,8 @@ def check_part(
 def context_of(call: Call, table: np.ndarray, stats: BatchStats) -> BatchNormContext:
     """Of a part whose y is not wanted: normalising nothing makes the table complete."""
     nothing = np.empty((0, call.channels), call.x.dtype)
-    none = Call(
-        nothing, nothing, nothing, 1, 0, True, call.weight, call.bias, None, None, call.eps, None,
-        None, call.fused,
-    )  # fmt: skip
-    normalise(none, False, table)
+    changes = {"x": nothing, "y": nothing, "axis": 1, "residual": None, "counted": None}
+    normalise(dataclasses.replace(call, **changes), False, table)
     return finish(call, table, stats.count)[1]
 
 
@@ -126,6 +137,9 @@ def batch_norm_apply(
     axis=1,
     activation=None,
     activation_params=None,
+    residual=None,
+    mask=None,
+    sample_weight=None,
     out=None,
 ):
     """The second pass of `batch_norm`: normalises x with statistics that are given.
@@ -136,10 +150,10 @@ def batch_norm_apply(
         A part of the data.
     stats : BatchStats
         Of all of it.
-    weight, bias, eps, axis, activation, activation_params
-        As for `batch_norm`.
+    weight, bias, eps, axis, activation, activation_params, residual, mask, sample_weight
+        As for `batch_norm`; the last three are this part's.
     out : numpy.ndarray, optional
-        Shape and dtype of x; it may be x itself.
+        Shape and dtype of x; it may be x itself, or the residual.
 
     Returns
     -------
@@ -160,7 +174,8 @@ def batch_norm_apply(
     """
     call, table = check_part(
         x, stats, weight=weight, bias=bias, eps=eps, axis=axis, activation=activation,
-        activation_params=activation_params, out=out, apart={"x": x},
+        activation_params=activation_params, residual=residual, mask=mask,
+        sample_weight=sample_weight, out=out, apart={}, may_be=("x", "residual"),
     )  # fmt: skip
     normalise(call, False, table)
     return call.y
@@ -177,6 +192,9 @@ def batch_norm_backward_reduce(
     axis=1,
     activation=None,
     activation_params=None,
+    residual=None,
+    mask=None,
+    sample_weight=None,
 ):
     """The first pass of `batch_norm_backward`: the sums over a part of the data.
 
@@ -186,7 +204,7 @@ def batch_norm_backward_reduce(
         A part of the gradient with respect to y, and of x.
     stats : BatchStats
         Of all of x.
-    weight, bias, eps, axis, activation, activation_params
+    weight, bias, eps, axis, activation, activation_params, residual, mask, sample_weight
         As in the forward.
 
     Returns
@@ -208,12 +226,13 @@ def batch_norm_backward_reduce(
     """
     call, table = check_part(
         x, stats, weight=weight, bias=bias, eps=eps, axis=axis, activation=activation,
-        activation_params=activation_params,
+        activation_params=activation_params, residual=residual, mask=mask,
+        sample_weight=sample_weight,
     )  # fmt: skip
     dy = checks.like_x("dy", dy, call.x)
     context = context_of(call, table, stats)
     sums = np.zeros((SUMS, call.channels))
-    differentiate(_kernels.FIRST_PASS, dy, call.x, None, context, sums)
+    differentiate(_kernels.FIRST_PASS, dy, call.x, None, None, context, sums)
     return BatchNormSums(*sums)
 
 
@@ -229,13 +248,17 @@ def batch_norm_backward_apply(
     axis=1,
     activation=None,
     activation_params=None,
+    residual=None,
+    mask=None,
+    sample_weight=None,
     out=None,
 ):
     """The second pass of `batch_norm_backward`: the gradient of a part of x.
 
     Parameters
     ----------
-    dy, x, stats, weight, bias, eps, axis, activation, activation_params
+    dy, x, stats, weight, bias, eps, axis, activation, activation_params, residual, mask, \
+sample_weight
         As for `batch_norm_backward_reduce`.
     sums : BatchNormSums
         Of all parts.
@@ -245,7 +268,8 @@ def batch_norm_backward_apply(
     Returns
     -------
     BatchNormGradients
-        ``.x`` is this part's; the other gradients are those of all parts, the same each time.
+        ``.x`` and ``.residual`` are this part's; the others are those of all parts, the same each
+        time.
 
     Raises
     ------
@@ -264,7 +288,8 @@ def batch_norm_backward_apply(
     dy = checks.float_array("dy", dy)
     call, table = check_part(
         x, stats, weight=weight, bias=bias, eps=eps, axis=axis, activation=activation,
-        activation_params=activation_params, out=out, apart={"dy": dy},
+        activation_params=activation_params, residual=residual, mask=mask,
+        sample_weight=sample_weight, out=out, apart={"dy": dy}, may_be=("dy",),
     )  # fmt: skip
     dy = checks.like_x("dy", dy, call.x)
     if not isinstance(sums, BatchNormSums):
@@ -273,5 +298,9 @@ def batch_norm_backward_apply(
         raise ValueError(f"sums: {sums.g.size} channels; expected x's, {call.channels}")
     context = context_of(call, table, stats)
     total = np.stack([sums.g, sums.gx, sums.param])
-    differentiate(_kernels.SECOND_PASS, dy, call.x, call.y, context, total)
-    return collect(call.y, context, total)
+    g = None
+    if call.residual is not None:  # its gradient is what the first pass leaves
+        g, again = new_like(call.x, call.x.dtype.num), np.zeros((SUMS, call.channels))
+        differentiate(_kernels.FIRST_PASS, dy, call.x, None, g, context, again)
+    differentiate(_kernels.SECOND_PASS, dy, call.x, call.y, g, context, total)
+    return collect(call.y, g, context, total)

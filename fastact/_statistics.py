@@ -8,6 +8,7 @@ import numpy as np
 
 from fastact import _checks as checks
 from fastact import _kernels
+from fastact._counted import Counted, count_in
 
 ROWS = 4  # mean and m2, each the sum of two float64
 
@@ -99,17 +100,18 @@ def table_of(stats: BatchStats) -> np.ndarray:
     return table
 
 
-def stats_of(x: np.ndarray, axis: int, count: int) -> BatchStats:
-    """Of checked arguments."""
+def stats_of(x: np.ndarray, axis: int, values: int, counted: Counted | None = None) -> BatchStats:
+    """Of checked arguments; `values` is how many elements of a channel count."""
+    count = values if counted is None else counted.total
     table = np.zeros((_kernels.STATISTICS, x.shape[axis]))
     rows = table[_kernels.MEAN : _kernels.MEAN + ROWS]
-    if count:
-        _kernels.batch_norm_statistics(x, axis, table)
+    if values:
+        _kernels.batch_norm_statistics(x, axis, table, counted)
         _kernels.scale_pairs(rows[2:], count, False)
     return _stats(count, np.array(rows))
 
 
-def batch_norm_stats(x, axis=1) -> BatchStats:
+def batch_norm_stats(x, axis=1, *, mask=None, sample_weight=None) -> BatchStats:
     """Mean and sum of squared deviations of each channel: the first pass of `batch_norm`.
 
     Parameters
@@ -119,6 +121,8 @@ def batch_norm_stats(x, axis=1) -> BatchStats:
         data, which may have one value a channel or none.
     axis : int
         The channel axis.
+    mask, sample_weight : array_like, optional
+        What counts, and how much: as for `batch_norm`. ``count`` is the sum of the weights then.
 
     Returns
     -------
@@ -139,7 +143,8 @@ def batch_norm_stats(x, axis=1) -> BatchStats:
     """
     x = checks.float_array("x", x)
     axis, _, count = checks.geometry(x, axis)
-    return stats_of(x, axis, count)
+    counted = count_in(mask, sample_weight, x, axis)
+    return stats_of(x, axis, count if counted is None else counted.values, counted)
 
 
 def merge_stats(*stats: BatchStats) -> BatchStats:

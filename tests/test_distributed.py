@@ -136,9 +136,9 @@ def test_no_communicator():
 
 
 def test_memory_that_runs_out_on_one_rank_is_an_error_on_all(monkeypatch):
-    from fastact import _normalization
+    from fastact import _call
 
-    statistics, x = _normalization.stats_of, np.ones((4, 3), np.float32)
+    statistics, x = _call.stats_of, np.ones((4, 3), np.float32)
     who = threading.local()
 
     def fails(*arguments):
@@ -146,7 +146,7 @@ def test_memory_that_runs_out_on_one_rank_is_an_error_on_all(monkeypatch):
             raise MemoryError("no memory here")
         return statistics(*arguments)
 
-    monkeypatch.setattr(_normalization, "stats_of", fails)
+    monkeypatch.setattr(_call, "stats_of", fails)
 
     def run(comm, rank):
         who.rank = rank

@@ -1,0 +1,76 @@
+"""The backward of a BatchNorm call, in one process or in several."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fastact import _checks as checks
+from fastact import _kernels
+from fastact._call import BACKWARD
+from fastact._context import BatchNormContext, BatchNormGradients, gradients
+from fastact._distributed import AGREED, Group, Header, checksum, exchange
+from fastact._runtime import new_like
+
+SUMS = 3  # of g, of g * (x - mean), of a learned parameter's gradient
+
+
+def check_context(ctx: object) -> None:
+    if not isinstance(ctx, BatchNormContext):
+        raise TypeError(
+            f"ctx: expected the context from batch_norm_forward, got {type(ctx).__name__}"
+        )
+
+
+def check_backward(dy: object, ctx: BatchNormContext, out: object):
+    """dy, x (or y, of which it is found again), the arrays to write: dx, and g where it is wanted."""
+    kept, name = (ctx.x, "x") if ctx.y is None else (ctx.y, "y")
+    kept = checks.float_array(f"ctx.{name}", kept)
+    dy = checks.like_x("dy", dy, kept)
+    apart = {"dy": dy, name: kept, "residual": ctx.residual}
+    dx = checks.output(out, kept, may_be=("dy",), apart=apart)
+    return dy, kept, dx, None if ctx.residual is None else new_like(kept, kept.dtype.num)
+
+
+def differentiate(passes: int, dy, kept, dx, g, ctx: BatchNormContext, sums: np.ndarray) -> None:
+    fused = ctx._fused
+    _kernels.batch_norm_backward(
+        passes, dy, kept, dx, ctx._axis, ctx.training, ctx.count, fused.row, fused.values,
+        fused.per_channel, ctx._table, sums, ctx._counted, ctx.residual, g, ctx.y is not None,
+        ctx._lost,
+    )  # fmt: skip
+
+
+def backward(dy: object, ctx: BatchNormContext, out: object) -> BatchNormGradients:
+    dy, kept, dx, g = check_backward(dy, ctx, out)
+    sums = np.zeros((SUMS, len(ctx.mean)))
+    differentiate(_kernels.BOTH_PASSES, dy, kept, dx, g, ctx, sums)
+    return collect(dx, g, ctx, sums)
+
+
+def backward_on_all(dy: object, ctx: BatchNormContext, out: object) -> BatchNormGradients:
+    group = Group(ctx._comm)
+    agreed = [0.0] * len(AGREED)
+    agreed[0], agreed[-1] = BACKWARD, checksum(ctx._table)
+    checked = lambda: (check_backward(dy, ctx, out), 0.0, 0.0, agreed)  # noqa: E731
+    (dy, kept, dx, g), _ = Header.send(group, checked)
+    own = np.zeros((SUMS, len(ctx.mean)))
+
+    def reduce() -> np.ndarray:
+        differentiate(_kernels.FIRST_PASS, dy, kept, None, g, ctx, own)
+        return own
+
+    sums = exchange(group, reduce, own.size).sum(axis=0).reshape(own.shape)  # in order of ranks
+    differentiate(_kernels.SECOND_PASS, dy, kept, dx, g, ctx, sums)
+    return collect(dx, g, ctx, sums)
+
+
+def collect(dx: np.ndarray, g, ctx: BatchNormContext, sums: np.ndarray) -> BatchNormGradients:
+    g_sum, gx_sum, param_sum = sums
+    weight = bias = None
+    with np.errstate(all="ignore"):
+        if ctx._weight is not None:
+            weight = (gx_sum * ctx._table[_kernels.RSTD]).astype(ctx._weight)
+        if ctx._bias is not None:
+            bias = g_sum.astype(ctx._bias)
+        params = ctx._fused.gradients(param_sum)
+    return gradients(dx, weight, bias, g, params)
