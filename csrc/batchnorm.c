@@ -256,8 +256,6 @@ static int start(fa_job *j, const fa_batchnorm *bn)
         return 0;
     }
     j->activation = bn->activation < 0 ? NULL : &kernels->activation[bn->activation];
-    if (bn->residual && !j->backward && !j->activation) /* a row that adds it and does no more */
-        j->activation = &kernels->activation[FA_identity];
     j->half = fa_is_half(bn->real) ? fa_half_kernels_of(bn->real) : NULL;
     j->itemsize = fa_itemsize[bn->real];
     j->tile_size = fa_itemsize[fa_tile_dtype(bn->real)];

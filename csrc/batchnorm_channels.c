@@ -128,9 +128,9 @@ static const void *find_g(const fa_job *j, fa_span *span, ptrdiff_t n, void *out
 /* What is added to z, with nothing where elements do not count. */
 static void read_residual(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff_t n, fa_span *span, int worker)
 {
-    char *buffer = j->bn->residual ? (char *)(j->spare + worker * FA_TILE) : NULL;
-    if (!buffer || !j->activation)
+    if (!fa_needs_residual(j))
         return;
+    char *buffer = (char *)(j->spare + worker * FA_TILE);
     span->residual = read_piece(j, RESIDUAL, c, k, n, 0.0, buffer);
     span->residual = covered(j, k, n, span->constants, span->residual, FA_COVER_ZERO, buffer);
 }

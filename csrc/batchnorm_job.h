@@ -83,16 +83,21 @@ void fa_finish_channels(const fa_job *j, double *parts, ptrdiff_t width, ptrdiff
 /* y = activation(z); or g, and the learned parameter's gradient */
 static inline void fa_run_forward(const fa_job *j, const fa_span *s)
 {
-    if (j->activation)
+    if (j->activation || s->residual)
         j->kernels->forward(s, j->activation, j->half);
     else
         j->kernels->normalize(s);
 }
 
-/* The kernels of the activation; a residual alone needs one that changes nothing. */
 static inline const fa_inverse_fn *fa_inverse_of(const fa_job *j)
 {
-    return j->kernels->inverse[j->bn->activation < 0 ? FA_identity : j->bn->activation];
+    return j->kernels->inverse[j->bn->activation < 0 ? FA_ACTIVATION_COUNT : j->bn->activation];
+}
+
+/* Whether the residual has to be read: without an activation no gradient needs it. */
+static inline int fa_needs_residual(const fa_job *j)
+{
+    return j->bn->residual && (j->activation || !j->backward);
 }
 
 /* Whether some of these elements, or rows, do not count. */

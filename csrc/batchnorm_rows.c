@@ -219,7 +219,7 @@ static fa_span span_of(const fa_job *j, const piece *p, void *buffer)
 
 static void read_residual(const fa_job *j, const piece *p, fa_span *span, int worker)
 {
-    if (j->bn->residual && j->activation)
+    if (fa_needs_residual(j))
         span->residual = read_counted(j, j->bn->residual, p, j->spare + worker * FA_TILE, &span->residual_step,
                                       FA_COVER_ZERO);
 }

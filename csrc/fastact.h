@@ -216,7 +216,7 @@ typedef struct {
     void (*param_sums)(const double *parts, ptrdiff_t width, ptrdiff_t channels, double *sums);
     void (*find_sides)(fa_strip *strip); /* float32's; else NULL */
     void (*normalize)(const fa_span *span); /* out = z */
-    /* out = activation(z); out = g = dy * activation'(z) */
+    /* out = activation(z), or z if it is NULL; out = g = dy * activation'(z) */
     void (*forward)(const fa_span *span, const fa_activation_kernels *activation, const fa_half_kernels *half);
     void (*backward)(const fa_span *span, const fa_activation_kernels *activation, const fa_half_kernels *half);
     void (*apply)(const fa_span *span, int training); /* out = dx of g, which is dy */
@@ -226,7 +226,7 @@ typedef struct {
     void (*weighted_apply)(const fa_span *span, const double *weights, int by_rows);
     void (*recover)(const fa_span *span, const fa_inverse_fn *inverse);
     void (*count_lost)(fa_lanes *sums, int lanes, const fa_span *span, double tolerance);
-    fa_inverse_fn inverse[FA_ACTIVATION_COUNT][2]; /* indexed by FA_UNIFORM, FA_VARYING */
+    fa_inverse_fn inverse[FA_ACTIVATION_COUNT + 1][2]; /* the last: of none; indexed by FA_UNIFORM, FA_VARYING */
 } fa_batchnorm_kernels;
 
 typedef struct {

@@ -136,7 +136,7 @@ def check_count(
     training: bool, values: int, total: float, shape: tuple, axis: int, where: str = ""
 ) -> None:
     """Whether there are values enough."""
-    if not training or (values >= 2 and total > 1):
+    if not training or not (values < 2 or total <= 1):  # NaN: not known yet
         return
     if values < 2:
         raise ValueError(

@@ -952,6 +952,8 @@ class Context:
     activation: str | None
     activation_params: dict
     round_to: np.dtype | None
+    residual: np.ndarray | None
+    shares: np.ndarray | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -984,9 +986,14 @@ def batch_norm_forward(
     axis=1,
     activation=None,
     activation_params=None,
+    residual=None,
+    mask=None,
+    sample_weight=None,
     round_to=None,
 ):
-    """y = act(weight (x - mean) / sqrt(var + eps) + bias) for each channel. Ioffe & Szegedy 2015.
+    """y = act(weight (x - mean) / sqrt(var + eps) + bias + residual) for each channel.
+
+    Ioffe & Szegedy 2015; the residual, of x's shape, as in He et al. 2016.
 
     In training, mean and var (biased: divided by the count n) are those of the channel's n values,
     and the running statistics, where given, are updated in place:
@@ -994,7 +1001,9 @@ def batch_norm_forward(
     unbiased one, var n / (n - 1). Otherwise mean and var are the running statistics.
 
     x has any rank from 2 and axis is its channel axis; weight, bias and the running statistics have
-    shape (C,). activation is a name of `activations`, activation_params are its parameters, each of
+    shape (C,). mask and sample_weight broadcast to x's shape without the channel axis and say how
+    much an element counts, 0 where the mask is False: with these shares s, n = sum(s),
+    mean = sum(s x) / n and var = sum(s (x - mean)^2) / n; y is 0 where s is. activation is a name of `activations`, activation_params are its parameters, each of
     shape () or, with a value for each channel, (C,). round_to is a dtype to which the normalised
     value is rounded before it is activated, and dy * act'(z) in the backward.
 
@@ -1013,6 +1022,15 @@ def batch_norm_forward(
     means = _per_channel("running_mean", running_mean, channels)
     variances = _per_channel("running_var", running_var, channels)
     params = _check_activation(activation, activation_params, channels)
+    shares = _shares(mask, sample_weight, np.delete(x.shape, axis))
+    if residual is not None:
+        residual = np.asarray(residual, dtype=np.float64)
+        if residual.shape != x.shape:
+            raise ValueError(f"residual: shape {residual.shape} given, {x.shape} is accepted")
+    if shares is not None:
+        count, values = shares.sum(), np.count_nonzero(shares)
+        if training and (values < 2 or count <= 1):
+            raise ValueError(f"{values} values that weigh {count}: training needs more than 1")
     if momentum is None:
         raise ValueError("momentum: None given, a number is accepted (a layer can count batches)")
     if training and count < 2:
@@ -1020,7 +1038,7 @@ def batch_norm_forward(
     if training:
         _check_updatable("running_mean", running_mean)
         _check_updatable("running_var", running_var)
-        mean, var = _moments(_rows(x, axis))
+        mean, var = _moments(_rows(x, axis), shares)
         _update(running_mean, mean, momentum)
         _update(running_var, var * (count / (count - 1)), momentum)
     elif means is None or variances is None:
@@ -1028,11 +1046,12 @@ def batch_norm_forward(
     else:
         mean, var = means, variances
     ctx = Context(
-        x, mean, var, count, weight, bias, training, eps, axis, activation, params, round_to
-    )
-    z = _affine(ctx, _normalised(ctx))
+        x, mean, var, count, weight, bias, training, eps, axis, activation, params, round_to,
+        residual, shares,
+    )  # fmt: skip
+    z = _added(ctx, _affine(ctx, _normalised(ctx)))
     y = z if activation is None else activations[activation][0](z, **_columns(params))
-    return _unrows(y, ctx), ctx
+    return _unrows(y if shares is None else np.where(shares > 0, y, 0.0), ctx), ctx
 
 
 @_quiet
@@ -1042,22 +1061,30 @@ def batch_norm_backward(dy, ctx):
     With h = (x - mean) / sqrt(var + eps), z = weight h + bias and g = dy act'(z), per channel:
     dbias = sum(g), dweight = sum(g h) and, in training, where mean and var depend on x,
     dx = weight / sqrt(var + eps) (g - mean(g) - h mean(g h)); in evaluation without the two means.
+    The gradient of the residual, which is a summand of z, is g. Of elements with shares s, the
+    means are sum(g) / n and sum(g h) / n times each element's share, since that is its part in mean
+    and var; where s is 0, so is g.
     """
     if np.shape(dy) != ctx.x.shape:
         raise ValueError(f"dy: shape {np.shape(dy)} given, {ctx.x.shape} is accepted")
     dy = _rows(np.asarray(dy, dtype=np.float64), ctx.axis)
     h = _normalised(ctx)
-    g, params = _activation_gradients(dy, ctx, _affine(ctx, h))
+    if ctx.shares is not None:
+        dy = np.where(ctx.shares > 0, dy, 0.0)
+    g, params = _activation_gradients(dy, ctx, _added(ctx, _affine(ctx, h)))
+    residual = None if ctx.residual is None else _unrows(g, ctx)
     sum_g, sum_gh = g.sum(axis=1), (g * h).sum(axis=1)
     scale = 1.0 / np.sqrt(ctx.var + ctx.eps)
     if ctx.weight is not None:
         scale = scale * ctx.weight
     if ctx.training:
-        g = g - (sum_g / ctx.count)[:, None] - h * (sum_gh / ctx.count)[:, None]
+        shares = 1.0 if ctx.shares is None else ctx.shares
+        g = g - shares * ((sum_g / ctx.count)[:, None] + h * (sum_gh / ctx.count)[:, None])
     return Gradients(
         x=_unrows(scale[:, None] * g, ctx),
         weight=None if ctx.weight is None else sum_gh,
         bias=None if ctx.bias is None else sum_g,
+        residual=residual,
         activation_params=params,
     )
 
@@ -1090,26 +1117,44 @@ def _unrows(rows, ctx):
     return np.ascontiguousarray(np.moveaxis(rows.reshape(shape), 0, ctx.axis))
 
 
-def _centred(rows):
+def _shares(mask, sample_weight, shape):
+    """How much each element of a channel counts, in logical order; None: all the same."""
+    if mask is None and sample_weight is None:
+        return None
+    if mask is not None and np.asarray(mask).dtype != bool:
+        raise TypeError(f"mask: dtype {np.asarray(mask).dtype} given, bool is accepted")
+    weight = np.asarray(1.0 if sample_weight is None else sample_weight, dtype=np.float64)
+    if not np.isfinite(weight).all() or (weight < 0).any():
+        raise ValueError("sample_weight: finite weights from 0 on are accepted")
+    weight = np.broadcast_to(weight, shape)
+    return np.where(True if mask is None else np.broadcast_to(mask, shape), weight, 0.0).ravel()
+
+
+def _centred(rows, shares=None):
     """(mean, rows - mean): the mean as head + tail, the head corrected once, so that the head of a
-    constant row is the constant and its tail is 0."""
-    count = rows.shape[1]
-    head = rows.sum(axis=1) / count
-    head = head + (rows - head[:, None]).sum(axis=1) / count
-    rest = rows - head[:, None]
-    return head, rest - (rest.sum(axis=1) / count)[:, None]
+    constant row is the constant and its tail is 0. What has no share is left out, as the mean."""
+    shares = np.ones(rows.shape[1]) if shares is None else shares
+    count = shares.sum()
+    head = np.where(shares > 0, shares * rows, 0.0).sum(axis=1) / count
+    rest = np.where(shares > 0, rows - head[:, None], 0.0)
+    head = head + (shares * rest).sum(axis=1) / count
+    rest = np.where(shares > 0, rows - head[:, None], 0.0)
+    return head, rest - ((shares * rest).sum(axis=1) / count)[:, None]
 
 
-def _moments(rows):
+def _moments(rows, shares=None):
     """Mean and biased variance of each row, in two passes; E[x^2] - E[x]^2 would cancel."""
-    mean, rest = _centred(rows)
-    return mean, (rest * rest).sum(axis=1) / rows.shape[1]
+    mean, rest = _centred(rows, shares)
+    shares = np.ones(rows.shape[1]) if shares is None else shares
+    return mean, (shares * rest * rest).sum(axis=1) / shares.sum()
 
 
 def _normalised(ctx):
     """h = (x - mean) / sqrt(var + eps), as rows."""
     rows = _rows(ctx.x, ctx.axis)
-    rest = _centred(rows)[1] if ctx.training else rows - ctx.mean[:, None]
+    rest = _centred(rows, ctx.shares)[1] if ctx.training else rows - ctx.mean[:, None]
+    if ctx.shares is not None:
+        rest = np.where(ctx.shares > 0, rest, 0.0)
     return rest / np.sqrt(ctx.var + ctx.eps)[:, None]
 
 
@@ -1118,6 +1163,16 @@ def _affine(ctx, h):
     z = h if ctx.weight is None else h * ctx.weight[:, None]
     z = z if ctx.bias is None else z + ctx.bias[:, None]
     return _rounded(z, ctx.round_to)
+
+
+def _added(ctx, z):
+    """z + residual, rounded to round_to; 0 for the residual of what has no share."""
+    if ctx.residual is None:
+        return z
+    residual = _rows(ctx.residual, ctx.axis)
+    if ctx.shares is not None:
+        residual = np.where(ctx.shares > 0, residual, 0.0)
+    return _rounded(z + residual, ctx.round_to)
 
 
 def _rounded(values, dtype):
