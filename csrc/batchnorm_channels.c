@@ -21,10 +21,9 @@ static void repeat_channel(const fa_job *j, ptrdiff_t c, fa_strip *k, int second
 
 enum { DY, X, OUT, RESIDUAL, G };
 
-static const fa_view *view_of(const fa_job *j, int which)
+static inline const fa_view *view_of(const fa_job *j, int which)
 {
-    const fa_view *views[] = {j->dy, j->x, j->out, j->bn->residual, j->g};
-    return views[which];
+    return which == DY ? j->dy : which == X ? j->x : which == OUT ? j->out : which == G ? j->g : j->bn->residual;
 }
 
 /* The elements from k on that need no more than one address in every direct array, up to `most`. */
@@ -47,31 +46,42 @@ static const char *read_piece(const fa_job *j, int which, ptrdiff_t c, ptrdiff_t
     return buffer;
 }
 
-/* A piece's tile, or, where elements of it do not count, a copy in which they are covered. */
-static const char *covered(const fa_job *j, ptrdiff_t k, ptrdiff_t n, const fa_strip *constants,
-                           const char *tile, fa_cover_with with, char *buffer)
+/* What few calls do of each piece is apart, so that it costs the others no more than a look: setting a span
+ * to 0 alone takes as long as fifty elements. */
+static __attribute__((noinline)) const char *cover(const fa_job *j, ptrdiff_t k, ptrdiff_t n,
+                                                   const fa_strip *constants, const char *tile,
+                                                   fa_cover_with with, char *buffer)
 {
     const fa_span span = {.out = buffer, .rows = 1, .strips = fa_padded(n) / FA_LANES, .constants = constants};
-    if (!fa_has_masked(j, k, n))
-        return tile;
     if (tile != buffer)
         memcpy(buffer, tile, (size_t)(n * j->tile_size));
     j->kernels->cover(&span, j->bn->mask + k, 0, with);
     return buffer;
 }
 
-/* Elements of x; of y, if that was kept, they are found again. */
-static const char *read_x(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff_t n, const fa_strip *constants,
-                          double pad, char *buffer)
+/* A piece's tile, or, where elements of it do not count, a copy in which they are covered. */
+static inline const char *covered(const fa_job *j, ptrdiff_t k, ptrdiff_t n, const fa_strip *constants,
+                                  const char *tile, fa_cover_with with, char *buffer)
 {
-    const char *x = read_piece(j, X, c, k, n, pad, buffer);
-    const fa_span span = {.x = x, .out = buffer, .rows = 1, .strips = fa_padded(n) / FA_LANES,
+    return fa_has_masked(j, k, n) ? cover(j, k, n, constants, tile, with, buffer) : tile;
+}
+
+static __attribute__((noinline)) const char *recover(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff_t n,
+                                                     const fa_strip *constants, const char *y, char *buffer)
+{
+    const fa_span span = {.x = y, .out = buffer, .rows = 1, .strips = fa_padded(n) / FA_LANES,
                           .constants = constants};
-    if (!j->bn->from_output)
-        return x;
     j->kernels->recover(&span, fa_inverse_of(j));
     fa_patch_lost(j, c, k, n, buffer, j->tile_size);
     return buffer;
+}
+
+/* Elements of x; of y, if that was kept, they are found again. */
+static inline const char *read_x(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff_t n,
+                                 const fa_strip *constants, double pad, char *buffer)
+{
+    const char *x = read_piece(j, X, c, k, n, pad, buffer);
+    return j->bn->from_output ? recover(j, c, k, n, constants, x, buffer) : x;
 }
 
 static char *kept_x(const fa_job *j, ptrdiff_t k, int worker)
@@ -100,12 +110,14 @@ static void move(const fa_job *j, ahead *next, ptrdiff_t elements)
         next->dy += elements * j->tile_size;
 }
 
-/* A piece: one row of strips. */
+/* A piece: one row of strips.  Every field is named: setting a span to 0 before would take longer. */
 static fa_span span_of(const fa_job *j, const fa_strip *k, const void *x, ptrdiff_t n, const ahead *next)
 {
     const int fetches = next->x != NULL;
-    return (fa_span){.x = x, .rows = 1, .strips = fa_padded(n) / FA_LANES, .constants = k,
-                     .ahead = {fetches ? next->x : x, fetches && next->dy ? next->dy : x},
+    return (fa_span){.x = x, .dy = NULL, .out = NULL, .rows = 1, .strips = fa_padded(n) / FA_LANES,
+                     .x_step = 0, .dy_step = 0, .out_step = 0, .constants = k, .each = 0, .varying = 0,
+                     .stream = 0, .dparam = NULL, .residual = NULL, .residual_step = 0,
+                     .ahead = {fetches ? next->x : x, fetches && next->dy ? next->dy : x}, .ahead_step = 0,
                      .ahead_strip = fetches ? FA_LANES * j->tile_size : 0};
 }
 
@@ -150,7 +162,7 @@ static void reduce_g(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff_t n, fa_
 }
 
 /* Of a piece of x: y is made of it, and x of that again. */
-static void count_lost(const fa_job *j, ptrdiff_t n, fa_span *span, fa_lanes *lanes, fa_scratch *s)
+static __attribute__((noinline)) void count_lost(const fa_job *j, ptrdiff_t n, fa_span *span, fa_lanes *lanes, fa_scratch *s)
 {
     fa_span again = *span;
     span->out = s->g;

@@ -151,12 +151,17 @@ static const void *read_piece(const fa_job *j, const fa_view *v, const piece *p,
 }
 
 /* Covers the rows of a packed tile that do not count. */
-static void cover(const fa_job *j, const piece *p, void *tile, fa_cover_with with)
+static __attribute__((noinline)) void cover_some(const fa_job *j, const piece *p, void *tile, fa_cover_with with)
 {
     const fa_span span = {.out = tile, .rows = p->rows, .strips = p->strips, .constants = j->strips + p->strip,
                           .each = 1};
+    j->kernels->cover(&span, j->bn->mask + p->row, 1, with);
+}
+
+static inline void cover(const fa_job *j, const piece *p, void *tile, fa_cover_with with)
+{
     if (fa_has_masked(j, p->row, p->rows))
-        j->kernels->cover(&span, j->bn->mask + p->row, 1, with);
+        cover_some(j, p, tile, with);
 }
 
 /* The same with the rows that do not count covered: then in the buffer. */
@@ -203,8 +208,11 @@ static void find_x(const fa_job *j, const piece *p, const fa_span *span, char *t
 
 static fa_span span_of(const fa_job *j, const piece *p, void *buffer)
 {
-    fa_span span = {.rows = p->rows, .strips = p->strips, .constants = j->strips + p->strip, .each = 1,
-                    .varying = j->bn->params_per_channel};
+    /* every field is named: setting a span to 0 before would take longer */
+    fa_span span = {.x = NULL, .dy = NULL, .out = NULL, .rows = p->rows, .strips = p->strips, .x_step = 0,
+                    .dy_step = 0, .out_step = 0, .constants = j->strips + p->strip, .each = 1,
+                    .varying = j->bn->params_per_channel, .stream = 0, .dparam = NULL, .residual = NULL,
+                    .residual_step = 0, .ahead = {NULL, NULL}, .ahead_step = 0, .ahead_strip = 0};
     if (j->bn->from_output) {
         span.x = copy_piece(j, j->x, p, buffer, &span.x_step);
         span.out = buffer;

@@ -102,7 +102,9 @@ def check_call(
     running = check_running(running_mean, running_var, x, channels, training)
     fused = fuse(activation, activation_params, channels)
     added = None if residual is None else checks.like_x("residual", residual, x)
-    counted = count_in(mask, sample_weight, x, axis)
+    counted = None
+    if mask is not None or sample_weight is not None:
+        counted = count_in(mask, sample_weight, x, axis)
     saves_output = check_saves(save_for_backward, fused, added, x)
     small = {
         "weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var,
@@ -113,16 +115,15 @@ def check_call(
     y = checks.output(out, x, may_be=may_be, apart={"x": x, "residual": added, **small})
     return Call(
         given if type(given) is np.ndarray else x, x, y, axis, count, training, weight64, bias64,
-        checks.gradient_dtype(weight), checks.gradient_dtype(bias), eps, running, rule, fused, added,
-        counted, saves_output,
+        checks.gradient_dtype(weight), checks.gradient_dtype(bias), eps, running, rule, fused,
+        added, counted, saves_output,
     )  # fmt: skip
 
 
 def check_saves(what: object, fused: Fused, residual: object, x: np.ndarray) -> bool:
     """Whether y is what the backward gets."""
-    if what is None or what == "input":
+    if what is None or checks.word("save_for_backward", what, SAVES) == "input":
         return False
-    checks.word("save_for_backward", what, SAVES)
     if residual is not None:
         raise ValueError(
             "residual: not with save_for_backward='output', which cannot find x again from a sum; "

@@ -22,7 +22,7 @@ def check_context(ctx: object) -> None:
 
 
 def check_backward(dy: object, ctx: BatchNormContext, out: object):
-    """dy, x (or y, of which it is found again), the arrays to write: dx, and g where it is wanted."""
+    """dy, x (or y, which gives it again), the arrays to write: dx, and g where it is wanted."""
     kept, name = (ctx.x, "x") if ctx.y is None else (ctx.y, "y")
     kept = checks.float_array(f"ctx.{name}", kept)
     dy = checks.like_x("dy", dy, kept)

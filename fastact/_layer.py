@@ -9,8 +9,8 @@ import numpy as np
 
 from fastact import _checks as checks
 from fastact._activation import activation as find_activation
-from fastact._fusion import fuse
 from fastact._call import SAVES, forward
+from fastact._fusion import fuse
 from fastact._normalization import batch_norm_backward
 from fastact._running import CONVENTIONS, MOMENTUM, cumulative, own_momentum
 

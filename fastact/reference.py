@@ -1003,8 +1003,9 @@ def batch_norm_forward(
     x has any rank from 2 and axis is its channel axis; weight, bias and the running statistics have
     shape (C,). mask and sample_weight broadcast to x's shape without the channel axis and say how
     much an element counts, 0 where the mask is False: with these shares s, n = sum(s),
-    mean = sum(s x) / n and var = sum(s (x - mean)^2) / n; y is 0 where s is. activation is a name of `activations`, activation_params are its parameters, each of
-    shape () or, with a value for each channel, (C,). round_to is a dtype to which the normalised
+    mean = sum(s x) / n and var = sum(s (x - mean)^2) / n; y is 0 where s is. activation is
+    a name of `activations`, activation_params are its parameters, each of shape () or, with a value
+    for each channel, (C,). round_to is a dtype to which the normalised
     value is rounded before it is activated, and dy * act'(z) in the backward.
 
     Returns (y, ctx): a float64 array, and the Context for batch_norm_backward. Raises ValueError or

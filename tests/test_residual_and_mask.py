@@ -2,14 +2,13 @@
 
 import numpy as np
 import pytest
-from conftest import LEARNED, NAMES, assert_same_bits, bfloat16, each, floats, given, kinds
-from test_batch_norm import affine, columns, data, layouts, options, same_gradients
+from conftest import LEARNED, NAMES, assert_same_bits, each, kinds
+from test_batch_norm import affine, columns, data, options
 
 import fastact as fa
-from fastact import reference
 
-SHAPES = [((7, 3), 1), ((40, 16), 1), ((33, 2, 70), 1), ((3, 7, 9, 37), 1), ((5, 6, 33), -1), ((600, 3), 1),
-          ((4, 7, 5), 0)]  # fmt: skip
+SHAPES = [((7, 3), 1), ((40, 16), 1), ((33, 2, 70), 1), ((3, 7, 9, 37), 1), ((5, 6, 33), -1),
+          ((600, 3), 1), ((4, 7, 5), 0)]  # fmt: skip
 shapes = pytest.mark.parametrize(("shape", "axis"), SHAPES, ids=str)
 
 
