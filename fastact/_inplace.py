@@ -2,9 +2,9 @@
 
 In-place activated BatchNorm (Rota Bulo, Porzi, Kontschieder: In-Place Activated BatchNorm for
 Memory-Optimized Training of DNNs, CVPR 2018), with the weight as it is. Where y has lost what x
-was, because the activation is flat or the weight small beside the bias, x is kept: elements in a list,
-or all of a channel. What is lost is found out by trying: y is made, x is made of it again, and
-compared.
+was, because the activation is flat or the weight small beside the bias, x is kept: elements in a
+list, or all of a channel. What is lost is found out by trying: y is made, x is made of it again,
+and compared.
 """
 
 from __future__ import annotations
