@@ -65,9 +65,10 @@ C_SOURCES = [
     "strided",
     "view",
 ]
-MODULES = ["_runtime", "_ufuncs", "_kernels", "_activation"]
+MODULES = ["_runtime", "_ufuncs", "_kernels", "_activation", "_quick"]
 HEADERS = [
     *(str(path) for kind in ("h", "inc", "def") for path in sorted(Path("csrc").glob(f"*.{kind}"))),
+    "fastact/_kernels.pxd",
     "fastact/_runtime.pxd",
     "fastact/include/fastact_capi.h",
 ]

@@ -258,15 +258,19 @@ cdef void move(running_dtype *running, const double *batch, ptrdiff_t n, double 
         running[i] = <running_dtype>(keep * running[i] + share * (batch[i] * scale))
 
 
-def track(cnp.ndarray running, cnp.ndarray batch, double keep, double share, double scale):
-    """running = keep * running + share * scale * batch, of contiguous float32 or float64; whether it was one."""
-    cdef ptrdiff_t n = cnp.PyArray_SIZE(batch)
-    if not (cnp.PyArray_ISCARRAY(running) and cnp.PyArray_ISCARRAY_RO(batch)):
-        return False
+cdef void update_running(cnp.ndarray running, const double *batch, double keep, double share, double scale):
+    """running = keep * running + share * scale * batch, of contiguous float32 or float64."""
     if cnp.PyArray_TYPE(running) == cnp.NPY_FLOAT:
-        move(<float *>cnp.PyArray_DATA(running), data_of(batch), n, keep, share, scale)
-    elif cnp.PyArray_TYPE(running) == cnp.NPY_DOUBLE:
-        move(<double *>cnp.PyArray_DATA(running), data_of(batch), n, keep, share, scale)
+        move(<float *>cnp.PyArray_DATA(running), batch, cnp.PyArray_SIZE(running), keep, share, scale)
     else:
-        return False
-    return True
+        move(<double *>cnp.PyArray_DATA(running), batch, cnp.PyArray_SIZE(running), keep, share, scale)
+
+
+def track(cnp.ndarray running, cnp.ndarray batch, double keep, double share, double scale):
+    """The same where `running` is such an array; whether it was one."""
+    cdef int kind = cnp.PyArray_TYPE(running)
+    cdef bint can = ((kind == cnp.NPY_FLOAT or kind == cnp.NPY_DOUBLE) and cnp.PyArray_ISCARRAY(running)
+                     and cnp.PyArray_ISCARRAY_RO(batch))
+    if can:
+        update_running(running, data_of(batch), keep, share, scale)
+    return can

@@ -6,6 +6,7 @@ csrc/batchnorm.inc. The layer is in _layer.py, the passes one by one in _pieces.
 
 from __future__ import annotations
 
+from fastact import _quick
 from fastact._call import forward
 from fastact._gradient import backward, backward_on_all, check_context
 from fastact._running import MOMENTUM
@@ -106,7 +107,11 @@ def batch_norm(
     array([[0., 0.],
            [1., 1.]], dtype=float32)
     """
-    return forward(save_for_backward=None, **locals())[0]
+    y, _ = _quick.forward(
+        x, weight, bias, running_mean, running_var, training, momentum, eps, axis, activation,
+        convention, None, activation_params, residual, mask, sample_weight, comm, out,
+    ) or forward(save_for_backward=None, **locals())  # fmt: skip
+    return y
 
 
 def batch_norm_forward(
@@ -167,7 +172,10 @@ activation_params, residual, mask, sample_weight, convention, comm, out
     >>> ctx.mean
     array([ 2., 20.])
     """
-    return forward(**locals())
+    return _quick.forward(
+        x, weight, bias, running_mean, running_var, training, momentum, eps, axis, activation,
+        convention, save_for_backward, activation_params, residual, mask, sample_weight, comm, out,
+    ) or forward(**locals())  # fmt: skip
 
 
 # ---- backward ---------------------------------------------------------------------------------
@@ -207,6 +215,9 @@ def batch_norm_backward(dy, ctx, *, out=None):
         from fastact import _dask
 
         return _dask.backward(dy, ctx, out)
+    quick = _quick.backward(dy, ctx) if out is None else None
+    if quick is not None:
+        return quick
     check_context(ctx)
     if ctx._comm is not None:
         return backward_on_all(dy, ctx, out)
