@@ -4,6 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from conftest import NAMES
 
 import fastact as fa
 from fastact import _quick
@@ -17,7 +18,7 @@ SHAPES = [
     ((3, 1), 1),
 ]
 DTYPES = [np.float32, np.float64]
-ACTIVATIONS = [None, "relu", "silu", fa.tanh]
+ACTIVATIONS = [None, *NAMES[1:4], fa.activations[NAMES[-1]]]
 
 
 def ordinary(shape=(6, 4), axis=1, dtype=np.float32, small=np.float32, training=True, **others):
@@ -153,7 +154,7 @@ UNUSUAL = {
     "momentum None": {"momentum": None},
     "momentum too large": {"momentum": 1.5},
     "activation unknown": {"activation": "no such"},
-    "activation with a required parameter": {"activation": "prelu"},
+    "activation with a required parameter": {"activation": next(n for n in NAMES if None in fa.activations[n].parameters.values())},
     "activation of another type": {"activation": np.tanh},
     "convention": {"convention": "keras"},
     "save": {"save": "output"},
