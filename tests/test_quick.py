@@ -119,6 +119,7 @@ def read_only(a):
 
 
 X = ordinary()["x"]
+REQUIRES = next(n for n in NAMES if None in fa.activations[n].parameters.values())
 FOUR = np.ones(4, np.float32)
 UNUSUAL = {
     "list": {"x": X.tolist()},
@@ -154,7 +155,7 @@ UNUSUAL = {
     "momentum None": {"momentum": None},
     "momentum too large": {"momentum": 1.5},
     "activation unknown": {"activation": "no such"},
-    "activation with a required parameter": {"activation": next(n for n in NAMES if None in fa.activations[n].parameters.values())},
+    "activation that requires a parameter": {"activation": REQUIRES},
     "activation of another type": {"activation": np.tanh},
     "convention": {"convention": "keras"},
     "save": {"save": "output"},
