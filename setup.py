@@ -54,6 +54,7 @@ C_SOURCES = [
     "api",
     "batchnorm",
     "batchnorm_channels",
+    "batchnorm_flat",
     "batchnorm_rows",
     "capi",
     "dispatch",

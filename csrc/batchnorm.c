@@ -8,14 +8,17 @@
  * C. Channels side by side (NHWC, (N, C)): a task of the reduction is a block of some channels, a task of the
  *    second pass a number of rows.
  *
- * A and B are in batchnorm_channels.c, C in batchnorm_rows.c.
+ * D. Constant statistics, NCHW: the order of memory.
  *
- * The order of additions is the same in all three (fastact.h, FA_BLOCK): results do not depend on the
+ * A and B are in batchnorm_channels.c, C in batchnorm_rows.c, D in batchnorm_flat.c.
+ *
+ * The order of additions is the same in A, B and C (fastact.h, FA_BLOCK): results do not depend on the
  * layout or on the number of threads.  Nothing of the size of x is allocated: partial results take 48 bytes a
  * block of FA_BLOCK elements, and what the first pass keeps of a channel at most the second-level cache a
  * thread. */
 #include "batchnorm.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -220,7 +223,9 @@ static int run(fa_job *j)
         j->slope = (fa_slope){memory + channels, memory + 2 * channels, memory + 3 * channels};
         if (!fa_reduces(j) || j->tolerance)
             fa_parallel_for(1, 1, prepare, j);
-        status = j->by_rows ? fa_run_rows(j) : fa_run_channels(j);
+        status = j->by_rows           ? fa_run_rows(j)
+                 : fa_can_run_flat(j) ? fa_run_flat(j)
+                                      : fa_run_channels(j);
     }
     free(memory);
     fa_aligned_free(j->scratch);
@@ -236,6 +241,53 @@ static fa_cost *cost_of(const fa_job *j)
     const fa_batchnorm *bn = j->bn;
     const int more = bn->residual || bn->weights || bn->from_output || j->tolerance != 0.0;
     return &costs[bn->real - FA_FLOAT32][bn->activation + 1][2 * j->backward + !j->training][j->passes + 3 * more];
+}
+
+/* Nanoseconds an element that the activation's kernels take, on one thread, in the caches: measured once. */
+static _Atomic float activation_costs[4][FA_ACTIVATION_COUNT][2];
+
+static _Atomic float *activation_cost(const fa_job *j)
+{
+    return &activation_costs[j->bn->real - FA_FLOAT32][j->bn->activation][j->backward];
+}
+
+static void measure_activation(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
+{
+    const fa_job *j = job;
+    _Alignas(64) double dy[FA_BLOCK], z[FA_BLOCK];
+    float least = 0;
+    (void)begin, (void)end, (void)worker;
+    fa_fill(j, dy, FA_BLOCK, 1.0);
+    for (int i = 0; i < FA_BLOCK; i++)
+        fa_fill(j, (char *)z + i * j->tile_size, 1, (i % 64 - 32) / 8.0);
+    for (int round = 0; round < 5; round++) { /* what disturbs only adds */
+        const double start = fa_nanoseconds();
+        if (j->backward)
+            j->activation->backward[FA_UNIFORM](dy, z, dy, FA_BLOCK, j->bn->params);
+        else
+            j->activation->forward[FA_UNIFORM](z, dy, FA_BLOCK, j->bn->params);
+        const float each = (float)((fa_nanoseconds() - start) / FA_BLOCK);
+        least = round == 0 || each < least ? each : least;
+    }
+    atomic_store(activation_cost(j), least);
+}
+
+/* More than an eighth of a nanosecond for a byte of the result: about what it costs a thread to move another byte to
+ * memory and back (docs/design.md). */
+static int is_costly(fa_job *j)
+{
+    if (!j->activation)
+        return 0;
+    if (atomic_load(activation_cost(j)) == 0)
+        fa_parallel_for(1, 1, measure_activation, j);
+    return atomic_load(activation_cost(j)) > 0.125f * (float)j->itemsize;
+}
+
+/* Whether the first pass had better leave g where dx will be than the second compute it again. */
+static int worth_keeping(const fa_job *j, ptrdiff_t size)
+{
+    const int fits = 3 * size * j->itemsize <= j->threads * fa_l2_bytes();
+    return j->activation && j->backward && j->passes == FA_BOTH_PASSES && (fits || j->costly);
 }
 
 static int channels_last(const fa_view *v)
@@ -259,6 +311,7 @@ static int start(fa_job *j, const fa_batchnorm *bn)
     j->half = fa_is_half(bn->real) ? fa_half_kernels_of(bn->real) : NULL;
     j->itemsize = fa_itemsize[bn->real];
     j->tile_size = fa_itemsize[fa_tile_dtype(bn->real)];
+    j->costly = is_costly(j);
     j->blocks = (bn->count + FA_BLOCK - 1) / FA_BLOCK;
     j->learns = j->backward && j->activation && j->activation->param_gradient[FA_UNIFORM];
     j->nsums = 2 + (j->learns || j->tolerance);
@@ -267,10 +320,7 @@ static int start(fa_job *j, const fa_batchnorm *bn)
     j->stream = !j->half && fa_worth_streaming(size * j->itemsize * (2 + j->backward)) ? isa->stream : NULL;
     j->by_rows = channels_last(j->x) && channels_last(j->out) && channels_last(j->dy) && channels_last(bn->residual) &&
                  channels_last(bn->g);
-    /* to keep g in memory, where dx will be, costs more than to compute it again, but where everything stays in
-     * the caches, or it is wanted */
-    const int fits = 3 * size * j->itemsize <= j->threads * fa_l2_bytes();
-    j->g = bn->g ? bn->g : j->activation && j->backward && j->passes == FA_BOTH_PASSES && fits ? j->out : NULL;
+    j->g = bn->g ? bn->g : worth_keeping(j, size) ? j->out : NULL;
     const double begin = fa_begin_measurement(j->threads, size, cost);
     const int status = run(j);
     fa_record(cost, size, begin);

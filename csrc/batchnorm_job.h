@@ -27,6 +27,7 @@ typedef struct {
     const fa_batchnorm *bn;
     const fa_batchnorm_kernels *kernels;
     const fa_activation_kernels *activation; /* NULL: none */
+    int costly; /* the activation: moving bytes is cheaper */
     const fa_half_kernels *half; /* NULL unless x is half precision: then tiles are float64 */
     void (*stream)(void *, const void *, size_t); /* NULL where results had better stay in the cache */
     int training, backward, threads;
@@ -148,5 +149,9 @@ int fa_run_channels(fa_job *j); /* -1: no memory */
 
 /* batchnorm_rows.c */
 int fa_run_rows(fa_job *j);
+
+/* batchnorm_flat.c */
+int fa_can_run_flat(const fa_job *j);
+int fa_run_flat(fa_job *j);
 
 #endif

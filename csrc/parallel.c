@@ -455,3 +455,8 @@ void fa_measured_for(ptrdiff_t ntasks, int threads, fa_task_fn task, void *conte
     fa_parallel_for(ntasks, threads, task, context);
     fa_record(cost, elements, begin);
 }
+
+double fa_nanoseconds(void)
+{
+    return now();
+}

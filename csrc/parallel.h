@@ -29,6 +29,7 @@ void fa_measured_for(ptrdiff_t ntasks, int threads, fa_task_fn task, void *conte
 /* To measure other work: a time to hand to fa_record, or 0 where there is nothing to measure. */
 double fa_begin_measurement(int threads, ptrdiff_t elements, const fa_cost *cost);
 void fa_record(fa_cost *cost, ptrdiff_t elements, double begin);
+double fa_nanoseconds(void); /* of a clock that begins anywhere */
 
 /* The limit that the process, or this thread, set; never below 1. */
 int fa_get_num_threads(void);
