@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from fastact import _checks as checks
+from fastact import _quick
 from fastact._activation import activation as find_activation
 from fastact._call import SAVES, forward
 from fastact._fusion import fuse
@@ -108,32 +109,32 @@ class BatchNorm:
     def forward(self, x, *, residual=None, mask=None, sample_weight=None, out=None):
         """(y, ctx): the re-entrant form, for ``fastact.batch_norm_backward(dy, ctx)``."""
         batches = checks.integer("num_batches_tracked", self.num_batches_tracked)
-        result = forward(
-            x,
-            self.comm,
-            weight=self.weight,
-            bias=self.bias,
-            running_mean=self.running_mean,
-            running_var=self.running_var,
-            training=self.training or not self.track_running_stats,
-            momentum=cumulative(self.convention, batches)
-            if self.momentum is None
-            else self.momentum,
-            eps=self.eps,
-            axis=self.axis,
-            activation=self.activation,
-            activation_params=self.activation_params,
-            residual=residual,
-            mask=mask,
-            sample_weight=sample_weight,
-            convention=self.convention,
-            save_for_backward=self.save_for_backward,
-            out=out,
-            features=self.num_features,
-        )
+        training = self.training or not self.track_running_stats
+        momentum = self.momentum
+        if momentum is None:
+            momentum = cumulative(self.convention, batches)
+        result = self._quick_forward(
+            x, training, momentum, residual, mask, sample_weight, out
+        ) or forward(
+            x, self.comm, weight=self.weight, bias=self.bias, running_mean=self.running_mean,
+            running_var=self.running_var, training=training, momentum=momentum, eps=self.eps,
+            axis=self.axis, activation=self.activation, activation_params=self.activation_params,
+            residual=residual, mask=mask, sample_weight=sample_weight, convention=self.convention,
+            save_for_backward=self.save_for_backward, out=out, features=self.num_features,
+        )  # fmt: skip
         if self.training and self.track_running_stats:
             self.num_batches_tracked = batches + 1
         return result
+
+    def _quick_forward(self, x, training, momentum, *given):
+        """What `forward` gives, or None. Arrays a channel say how many x has to have."""
+        if self.weight is None and self.running_mean is None:
+            return None
+        return _quick.forward(
+            x, self.weight, self.bias, self.running_mean, self.running_var, training, momentum,
+            self.eps, self.axis, self.activation, self.convention, self.save_for_backward,
+            self.activation_params or None, self.comm, *given,
+        )  # fmt: skip
 
     def backward(self, dy, *, out=None):
         """`BatchNormGradients` of the last call."""

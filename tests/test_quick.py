@@ -188,3 +188,35 @@ def test_contexts_that_keep_more_go_the_long_way():
     assert _quick.backward(dy.astype(np.float64), plain) is None
     assert _quick.backward(dy.tolist(), plain) is None
     assert _quick.backward(dy, None) is None
+
+
+def run_layer(x, dy, **options):
+    layer = fa.BatchNorm(x.shape[1], **options)
+    results = []
+    for _ in range(3):
+        results += [layer(x), *fields(layer.backward(dy), "x weight bias")]
+    results += [layer.running_mean, layer.running_var, layer.num_batches_tracked]
+    return [*results, layer.eval()(x) if layer.track_running_stats else None]
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"activation": NAMES[2]}, {"affine": False}, {"momentum": None}, {"dtype": np.float64},
+    {"track_running_stats": False}, {"affine": False, "track_running_stats": False},
+    {"convention": "keras"},
+], ids=str)  # fmt: skip
+def test_layers_give_the_same_either_way(options, monkeypatch):
+    x, dy = np.random.default_rng(3).standard_normal((2, 6, 4), dtype=np.float32)
+    short = run_layer(x, dy, **options)
+    monkeypatch.setattr(_quick, "forward", lambda *_: None)
+    monkeypatch.setattr(_quick, "backward", lambda *_: None)
+    for a, b in zip(short, run_layer(x, dy, **options), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"affine": False}, {"track_running_stats": False},
+    {"affine": False, "track_running_stats": False},
+], ids=str)  # fmt: skip
+def test_layers_refuse_another_number_of_channels(options):
+    with pytest.raises(ValueError, match="^x: shape"):
+        fa.BatchNorm(3, **options)(X)
