@@ -218,5 +218,5 @@ def test_layers_give_the_same_either_way(options, monkeypatch):
     {"affine": False, "track_running_stats": False},
 ], ids=str)  # fmt: skip
 def test_layers_refuse_another_number_of_channels(options):
-    with pytest.raises(ValueError, match="^x: shape"):
+    with pytest.raises(ValueError, match=r"^x: shape"):
         fa.BatchNorm(3, **options)(X)
