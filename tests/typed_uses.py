@@ -89,7 +89,12 @@ def batch_norm() -> None:
     assert_type(grads.x, Matrix)
     if grads.weight is not None:
         print(grads.weight.sum())
+    rows = np.array([True] * len(a))
+    y, ctx = fa.batch_norm_forward(a, residual=a, mask=rows, sample_weight=np.ones(len(a)))
+    assert_type(fa.batch_norm_backward(y, ctx).x, Matrix)
+    assert_type(fa.batch_norm_forward(a, save_for_backward="output")[1].saved, fa.Saved)
     layer = fa.BatchNorm(3, activation="silu")
+    assert_type(layer(a, residual=a), Matrix)
     assert_type(layer(a), Matrix)
     assert_type(layer.backward(a).x, Matrix)
     assert_type(layer.train().eval(), fa.BatchNorm)
@@ -102,7 +107,7 @@ def parts() -> None:
     assert_type(fa.batch_norm_apply(a, stats), Matrix)
     sums = fa.batch_norm_backward_reduce(a, a, stats)
     assert_type(sums, fa.BatchNormSums)
-    assert_type(fa.batch_norm_backward_apply(a, a, stats, sums), Matrix)
+    assert_type(fa.batch_norm_backward_apply(a, a, stats, sums).x, Matrix)
 
 
 def the_rest() -> None:

@@ -61,9 +61,24 @@ class num_threads:
 
 # ---- BatchNorm -----------------------------------------------------------------------------------
 
+class Saved:
+    what: str
+    elements: int
+    channels: tuple[int, ...]
+    nbytes: int
+    def __init__(
+        self, what: str, elements: int = 0, channels: tuple[int, ...] = (), nbytes: int = 0
+    ) -> None: ...
+
 class BatchNormContext(Generic[_S, _F]):
     @property
     def x(self) -> _Array[_S, _F]: ...
+    @property
+    def y(self) -> _Array[_S, _F] | Any: ...
+    @property
+    def residual(self) -> _Array[_S, _F] | Any: ...
+    @property
+    def saved(self) -> Saved: ...
     @property
     def mean(self) -> _Array[tuple[int], np.float64]: ...
     @property
@@ -81,7 +96,7 @@ class BatchNormGradients(Generic[_S, _F]):
     @property
     def bias(self) -> _Optional: ...
     @property
-    def residual(self) -> None: ...
+    def residual(self) -> _Array[_S, _F] | Any: ...
     @property
     def activation_params(self) -> Mapping[str, NDArray[Any]] | Any: ...
 
@@ -99,6 +114,9 @@ def batch_norm(
     axis: int = 1,
     activation: str | Activation | None = None,
     activation_params: _Parameters | None = None,
+    residual: _Array[_S, _F] | None = None,
+    mask: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
     convention: str = "torch",
     comm: Any = None,
     out: _Array[_S, _F] | None = None,
@@ -117,6 +135,9 @@ def batch_norm(
     axis: int = 1,
     activation: str | Activation | None = None,
     activation_params: _Parameters | None = None,
+    residual: Any = None,
+    mask: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
     convention: str = "torch",
     comm: Any = None,
     out: Any | None = None,
@@ -135,8 +156,12 @@ def batch_norm_forward(
     axis: int = 1,
     activation: str | Activation | None = None,
     activation_params: _Parameters | None = None,
+    residual: _Array[_S, _F] | None = None,
+    mask: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
     convention: str = "torch",
     comm: Any = None,
+    save_for_backward: str = "input",
     out: _Array[_S, _F] | None = None,
 ) -> tuple[_Array[_S, _F], BatchNormContext[_S, _F]]: ...
 @overload
@@ -153,8 +178,12 @@ def batch_norm_forward(
     axis: int = 1,
     activation: str | Activation | None = None,
     activation_params: _Parameters | None = None,
+    residual: Any = None,
+    mask: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
     convention: str = "torch",
     comm: Any = None,
+    save_for_backward: str = "input",
     out: Any | None = None,
 ) -> tuple[Any, Any]: ...
 @overload
@@ -179,7 +208,13 @@ class BatchNormSums:
     def __init__(self, g: NDArray[Any], gx: NDArray[Any], param: NDArray[Any]) -> None: ...
     def __add__(self, other: BatchNormSums) -> BatchNormSums: ...
 
-def batch_norm_stats(x: NDArray[Any], axis: int = 1) -> BatchStats: ...
+def batch_norm_stats(
+    x: NDArray[Any],
+    axis: int = 1,
+    *,
+    mask: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+) -> BatchStats: ...
 def merge_stats(*stats: BatchStats) -> BatchStats: ...
 def batch_norm_apply(
     x: _Array[_S, _F],
@@ -191,6 +226,9 @@ def batch_norm_apply(
     axis: int = 1,
     activation: str | Activation | None = None,
     activation_params: _Parameters | None = None,
+    residual: _Array[_S, _F] | None = None,
+    mask: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
     out: _Array[_S, _F] | None = None,
 ) -> _Array[_S, _F]: ...
 def batch_norm_backward_reduce(
@@ -204,6 +242,9 @@ def batch_norm_backward_reduce(
     axis: int = 1,
     activation: str | Activation | None = None,
     activation_params: _Parameters | None = None,
+    residual: _Array[_S, _F] | None = None,
+    mask: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
 ) -> BatchNormSums: ...
 def batch_norm_backward_apply(
     dy: _Array[_S, _F],
@@ -217,8 +258,11 @@ def batch_norm_backward_apply(
     axis: int = 1,
     activation: str | Activation | None = None,
     activation_params: _Parameters | None = None,
+    residual: _Array[_S, _F] | None = None,
+    mask: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
     out: _Array[_S, _F] | None = None,
-) -> _Array[_S, _F]: ...
+) -> BatchNormGradients[_S, _F]: ...
 
 class BatchNorm:
     num_features: int
@@ -232,6 +276,7 @@ class BatchNorm:
     activation_params: dict[str, Any]
     convention: str
     comm: Any
+    save_for_backward: str
     weight: _Optional
     bias: _Optional
     running_mean: _Optional
@@ -250,10 +295,27 @@ class BatchNorm:
         activation_params: _Parameters | None = None,
         convention: str = "torch",
         comm: Any = None,
+        save_for_backward: str = "input",
         dtype: DTypeLike = ...,
     ) -> None: ...
-    def __call__(self, x: _Array[_S, _F]) -> _Array[_S, _F]: ...
-    def forward(self, x: _Array[_S, _F]) -> tuple[_Array[_S, _F], BatchNormContext[_S, _F]]: ...
+    def __call__(
+        self,
+        x: _Array[_S, _F],
+        *,
+        residual: _Array[_S, _F] | None = None,
+        mask: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+        out: _Array[_S, _F] | None = None,
+    ) -> _Array[_S, _F]: ...
+    def forward(
+        self,
+        x: _Array[_S, _F],
+        *,
+        residual: _Array[_S, _F] | None = None,
+        mask: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+        out: _Array[_S, _F] | None = None,
+    ) -> tuple[_Array[_S, _F], BatchNormContext[_S, _F]]: ...
     def backward(
         self, dy: _Array[_S, _F], *, out: _Array[_S, _F] | None = None
     ) -> BatchNormGradients[_S, _F]: ...
