@@ -57,6 +57,7 @@ C_SOURCES = [
     "batchnorm_flat",
     "batchnorm_rows",
     "capi",
+    "cgroup",
     "dispatch",
     "elementwise",
     "memory",

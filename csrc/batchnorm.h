@@ -41,7 +41,7 @@ typedef struct {
     fa_affine affine;
 } fa_statistics;
 
-/* Both give 0, or -1 when memory ran out: then nothing was written. */
+/* Both give 0, or -1 when memory ran out: then no result was written. */
 
 /* y = activation(normalise(x)).  mean and var (biased) are written when training, read otherwise; the rest
  * of the statistics is written. */

@@ -118,10 +118,13 @@ static void *result_of(const job *j, int k, const tile *t, buffers *b)
     return is_direct(j, k, t) && !j->stream ? t->ptr[k] : (void *)b->out[k - j->ninputs];
 }
 
-static void send(const job *j, int k, const tile *t, const void *result)
+/* To another dtype goes what the dtype computed in would hold, as in NumPy's own casts. */
+static void send(const job *j, int k, const tile *t, void *result)
 {
     if (result == t->ptr[k])
         return;
+    if (fa_is_half(j->op->real) && j->dtype[k] != j->op->real)
+        fa_half_kernels_of(j->op->real)->round(result, t->rows * t->columns);
     if (j->stream && is_direct(j, k, t))
         j->stream(t->ptr[k], result, (size_t)(t->rows * t->columns * j->itemsize));
     else

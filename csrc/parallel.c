@@ -3,12 +3,13 @@
 #endif
 #include "parallel.h"
 
+#include <limits.h>
 #include <stdatomic.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <time.h>
+
+#include "cgroup.h"
 
 /* What runs the threads.  OpenMP where the build has it; else the pool that comes with the system: a second copy
  * of LLVM's OpenMP in a process, beside that of another package, aborts it, so wheels for macOS and Windows
@@ -109,9 +110,26 @@ int fa_has_openmp(void)
 #endif
 }
 
+/* A limit that somebody has set to the calling thread's OpenMP since the import (threadpoolctl does) is one to us. */
+#if defined(_OPENMP)
+static int openmp_at_import = INT_MAX;
+
+static int limit_from_outside(void)
+{
+    const int now = omp_get_max_threads();
+    return now < openmp_at_import ? now : INT_MAX;
+}
+#else
+static int limit_from_outside(void)
+{
+    return INT_MAX;
+}
+#endif
+
 int fa_get_num_threads(void)
 {
-    return thread_limit ? thread_limit : atomic_load(&process_limit);
+    const int own = thread_limit ? thread_limit : atomic_load(&process_limit), outside = limit_from_outside();
+    return own < outside ? own : outside;
 }
 
 void fa_set_num_threads(int n)
@@ -125,44 +143,6 @@ int fa_set_thread_num_threads(int n)
     thread_limit = n;
     return old;
 }
-
-#if defined(__linux__)
-/* "max 100000" or "200000 100000": quota and period of cgroup v2. */
-static int quota_v2(const char *path)
-{
-    long quota = -1, period = 0;
-    FILE *file = fopen(path, "r");
-    if (!file)
-        return 0;
-    if (fscanf(file, "%ld %ld", &quota, &period) != 2)
-        quota = -1;
-    fclose(file);
-    return quota > 0 && period > 0 ? (int)((quota + period - 1) / period) : 0;
-}
-
-static long read_long(const char *path)
-{
-    long value = -1;
-    FILE *file = fopen(path, "r");
-    if (!file)
-        return -1;
-    if (fscanf(file, "%ld", &value) != 1)
-        value = -1;
-    fclose(file);
-    return value;
-}
-
-static int cgroup_quota(void)
-{
-    int cpus = quota_v2("/sys/fs/cgroup/cpu.max");
-    long quota, period;
-    if (cpus)
-        return cpus;
-    quota = read_long("/sys/fs/cgroup/cpu/cpu.cfs_quota_us");
-    period = read_long("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
-    return quota > 0 && period > 0 ? (int)((quota + period - 1) / period) : 0;
-}
-#endif
 
 /* Those that the affinity allows, where it can be asked. */
 static int allowed_cpus(void)
@@ -185,11 +165,9 @@ static int allowed_cpus(void)
 int fa_usable_cpus(void)
 {
     int cpus = allowed_cpus();
-#if defined(__linux__)
-    int quota = cgroup_quota();
+    const int quota = fa_cgroup_cpus("");
     if (quota && quota < cpus)
         cpus = quota;
-#endif
     return cpus < 1 ? 1 : cpus;
 }
 
@@ -201,6 +179,16 @@ static int positive(const char *text)
 }
 
 #if !defined(_WIN32) && !defined(FA_SERIAL)
+/* libgomp waits for a thread's pool when that thread ends.  In a child the pool does not exist: the forking thread,
+ * should it end there before the process does, would wait for ever.  So it gives its pool back before; the next
+ * region makes a new one. */
+static void before_fork(void)
+{
+#if defined(_OPENMP) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 9
+    omp_pause_resource_all(omp_pause_soft);
+#endif
+}
+
 /* The pool of the forking thread does not exist in the child, and opening a region there hangs (GCC bug
  * 60035; Apple's dispatch aborts): a child runs serially. */
 static void after_fork(void)
@@ -221,8 +209,11 @@ void fa_parallel_init(void)
             n = limit;
     }
     fa_set_num_threads(fa_threading() ? n : 1);
+#if defined(_OPENMP)
+    openmp_at_import = omp_get_max_threads();
+#endif
 #if !defined(_WIN32) && !defined(FA_SERIAL)
-    pthread_atfork(NULL, NULL, after_fork);
+    pthread_atfork(before_fork, NULL, after_fork);
 #endif
 }
 
@@ -418,6 +409,15 @@ static double region_nanoseconds(void)
 }
 #endif
 
+static int useful_threads(ptrdiff_t elements, const fa_cost *cost, int limit)
+{
+    const double known = cost ? (double)atomic_load(&cost->nanoseconds) : 0.0;
+    const double work = (double)elements * (known > 0 ? known : CHEAP_WORK_PS / 1000.0);
+    const double useful = work / (WORTH * region_nanoseconds());
+    return useful < 2 ? 1 : useful < limit ? (int)useful : limit;
+}
+
+/* This arithmetic raises flags too, which are no business of the caller's. */
 int fa_threads_for(ptrdiff_t elements, const fa_cost *cost)
 {
     const int limit = fa_get_num_threads();
@@ -425,27 +425,39 @@ int fa_threads_for(ptrdiff_t elements, const fa_cost *cost)
         return 1;
     if (cost && elements <= MOST_ELEMENTS && atomic_load(&cost->samples) < SAMPLES)
         return 1;
-    const double known = cost ? (double)atomic_load(&cost->nanoseconds) : 0.0;
-    const double work = (double)elements * (known > 0 ? known : CHEAP_WORK_PS / 1000.0);
-    const double useful = work / (WORTH * region_nanoseconds());
-    return useful < 2 ? 1 : useful < limit ? (int)useful : limit;
+    const uint64_t old = enter_environment();
+    const int threads = useful_threads(elements, cost, limit);
+    leave_environment(old);
+    return threads;
 }
 
 double fa_begin_measurement(int threads, ptrdiff_t elements, const fa_cost *cost)
 {
     const int wanted = threads == 1 && elements >= LEAST_ELEMENTS && fa_get_num_threads() > 1;
-    return wanted && atomic_load(&cost->samples) < SAMPLES ? now() : 0.0;
+    if (!wanted || atomic_load(&cost->samples) >= SAMPLES)
+        return 0.0;
+    const uint64_t old = enter_environment();
+    const double begin = now();
+    leave_environment(old);
+    return begin;
 }
 
 /* The least is kept: what disturbs only adds. */
-void fa_record(fa_cost *cost, ptrdiff_t elements, double begin)
+static void keep_least(fa_cost *cost, ptrdiff_t elements, double begin)
 {
-    if (begin == 0.0)
-        return;
     const float each = (float)((now() - begin) / (double)elements), known = atomic_load(&cost->nanoseconds);
     if (each > 0 && (known == 0 || each < known))
         atomic_store(&cost->nanoseconds, each);
     atomic_fetch_add(&cost->samples, 1);
+}
+
+void fa_record(fa_cost *cost, ptrdiff_t elements, double begin)
+{
+    if (begin == 0.0)
+        return;
+    const uint64_t old = enter_environment();
+    keep_least(cost, elements, begin);
+    leave_environment(old);
 }
 
 void fa_measured_for(ptrdiff_t ntasks, int threads, fa_task_fn task, void *context, ptrdiff_t elements,

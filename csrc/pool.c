@@ -4,9 +4,10 @@
 #include "pool.h"
 
 #include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "cgroup.h"
 
 #if defined(_WIN32)
 #include <malloc.h>
@@ -422,21 +423,6 @@ size_t fa_pool_trim(void)
     return release(chain);
 }
 
-#if defined(__linux__)
-/* The number in a file of the cgroup file system, or 0 ("max", or no such file). */
-static size_t cgroup_limit(const char *path)
-{
-    unsigned long long bytes = 0;
-    FILE *file = fopen(path, "r");
-    if (!file)
-        return 0;
-    if (fscanf(file, "%llu", &bytes) != 1)
-        bytes = 0;
-    fclose(file);
-    return bytes < SIZE_MAX ? (size_t)bytes : 0;
-}
-#endif
-
 /* The memory that this process may use, or 0 where the system does not say. */
 static size_t usable_memory(void)
 {
@@ -445,14 +431,9 @@ static size_t usable_memory(void)
     long pages = sysconf(_SC_PHYS_PAGES);
     usable = pages > 0 ? (size_t)pages * page_size() : 0;
 #endif
-#if defined(__linux__)
-    const char *paths[] = {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"};
-    for (int k = 0; k < 2; k++) {
-        size_t limit = cgroup_limit(paths[k]);
-        if (limit && (!usable || limit < usable))
-            usable = limit;
-    }
-#endif
+    const size_t limit = fa_cgroup_memory("");
+    if (limit && (!usable || limit < usable))
+        usable = limit;
     return usable;
 }
 

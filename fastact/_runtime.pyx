@@ -47,6 +47,11 @@ cdef extern from "parallel.h" nogil:
     void fa_parallel_init()
 
 
+cdef extern from "cgroup.h" nogil:
+    int fa_cgroup_cpus(const char *root)
+    size_t fa_cgroup_memory(const char *root)
+
+
 cdef extern from "memory.h" nogil:
     void fa_memory_init()
     ptrdiff_t fa_l2_bytes()
@@ -319,6 +324,12 @@ class num_threads:
 
     def __exit__(self, *exc_info):
         fa_set_thread_num_threads(self._outer.pop())
+
+
+def _cgroup_limits(root=""):
+    """(CPUs, bytes) that Linux's control groups allow, 0 for no limit; root stands before every path."""
+    path = os.fsencode(root)
+    return fa_cgroup_cpus(path), fa_cgroup_memory(path)
 
 
 def config():

@@ -1,0 +1,403 @@
+/* BatchNorm forward and backward over arrays of any strides, against packed channels on one thread; statistics
+ * against long double; memory that runs out; the gradient of a learned parameter alone. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "batchnorm.h"
+#include "dispatch.h"
+#include "elementwise.h"
+#include "native.h"
+
+static const fa_dtype REALS[] = {FA_FLOAT32, FA_FLOAT64, FA_FLOAT16, FA_BFLOAT16};
+enum { MOST = 40000, ROWS = 11 };
+
+/* What a call takes, but for the arrays. */
+typedef struct {
+    fa_batchnorm bn;
+    int training, ndim, axis;
+    ptrdiff_t shape[FA_MAX_NDIM];
+    content what;
+    uint64_t seed;
+    double mean;
+    array weight, bias, params;
+} problem;
+
+static ptrdiff_t draw_channels(drawing *d)
+{
+    static const ptrdiff_t channels[] = {1, 2, 3, 4, 5, 8, 12, 15, 16, 17, 24, 32, 33, 64, 65, 130, 300, 1100};
+    return DRAW_FROM(d, channels);
+}
+
+static void draw_problem_shape(drawing *d, problem *p)
+{
+    static const ptrdiff_t lengths[] = {1, 2, 3, 7, 16, 17, 31, 64, 128, 130, 400, 1024, 1025, 2050, 9000};
+    ptrdiff_t size;
+    p->ndim = 2 + (int)draw(d, 3);
+    p->axis = (int)draw(d, (unsigned)p->ndim);
+    p->shape[p->axis] = size = p->bn.channels = draw_channels(d);
+    for (int axis = 0; axis < p->ndim; axis++) {
+        if (axis == p->axis)
+            continue;
+        p->shape[axis] = DRAW_FROM(d, lengths);
+        if (size * p->shape[axis] > MOST)
+            p->shape[axis] = 1;
+        size *= p->shape[axis];
+    }
+    p->bn.count = size / p->bn.channels;
+}
+
+static double *draw_values(drawing *d, array *a, ptrdiff_t n, double mean)
+{
+    *a = packed_array(FA_FLOAT64, n);
+    fill(a, ORDINARY, mean, draw(d, 256));
+    return (double *)(void *)a->data;
+}
+
+static int is_learned(int activation)
+{
+    return activation >= 0 && fa_activation_table[activation].params[0].kind == FA_HAS_GRADIENT;
+}
+
+static void draw_activation(drawing *d, problem *p)
+{
+    p->bn.activation = draw(d, 4) ? (int)draw(d, FA_ACTIVATION_COUNT) : -1;
+    const int nparams = p->bn.activation < 0 ? 0 : fa_activation_table[p->bn.activation].nparams;
+    p->bn.params_per_channel = is_learned(p->bn.activation);
+    const ptrdiff_t each = p->bn.params_per_channel ? p->bn.channels : 1;
+    double *values = draw_values(d, &p->params, FA_MAX_PARAMS * each, 1.0);
+    for (int k = 0; k < nparams; k++)
+        p->bn.params[k] = values + k * each;
+}
+
+static problem draw_problem(drawing *d)
+{
+    static const double means[] = {0.0, 0.0, 5.0, 1000.0, 1e6}, epsilons[] = {1e-5, 0.0, 1e-3, 1.0};
+    problem p = {.training = draw(d, 4) > 0};
+    p.bn.real = DRAW_FROM(d, REALS);
+    draw_problem_shape(d, &p);
+    p.what = draw(d, 4) ? ORDINARY : HOSTILE;
+    p.mean = DRAW_FROM(d, means);
+    p.seed = mix(1000 + draw(d, 256));
+    p.bn.eps = DRAW_FROM(d, epsilons);
+    draw_activation(d, &p);
+    p.bn.weight = draw(d, 2) ? draw_values(d, &p.weight, p.bn.channels, 1.0) : NULL;
+    p.bn.bias = draw(d, 2) ? draw_values(d, &p.bias, p.bn.channels, 0.0) : NULL;
+    return p;
+}
+
+static void free_problem(problem *p)
+{
+    free_array(&p->weight), free_array(&p->bias), free_array(&p->params);
+}
+
+static layout draw_how(drawing *d, layout otherwise)
+{
+    return draw(d, 2) ? PACKED : otherwise;
+}
+
+static array draw_data(drawing *d, const problem *p, layout otherwise)
+{
+    return new_array(d, draw_how(d, otherwise), p->bn.real, p->ndim, p->shape);
+}
+
+static fa_view view_of(const problem *p, const array *a)
+{
+    return fa_make_view(a->data, a->dtype, a->ndim, a->shape, a->strides, p->axis);
+}
+
+/* ---- packed, channel by channel ------------------------------------------------------------------- */
+
+static ptrdiff_t channel_major(const problem *p, ptrdiff_t index)
+{
+    ptrdiff_t inner = 1;
+    for (int axis = p->axis + 1; axis < p->ndim; axis++)
+        inner *= p->shape[axis];
+    const ptrdiff_t c = index / inner % p->bn.channels, k = index / inner / p->bn.channels * inner + index % inner;
+    return c * p->bn.count + k;
+}
+
+static array pack_channels(const problem *p, const array *a)
+{
+    array packed = packed_array(a->dtype, a->size);
+    for (ptrdiff_t i = 0; i < a->size; i++)
+        memcpy(element(&packed, channel_major(p, i)), element(a, i), (size_t)fa_itemsize[a->dtype]);
+    return packed;
+}
+
+static int same_channels(const problem *p, const array *a, const array *packed)
+{
+    for (ptrdiff_t i = 0; i < a->size; i++)
+        if (!same_element(element(a, i), element(packed, channel_major(p, i)), a->dtype))
+            return 0;
+    return 1;
+}
+
+static fa_view packed_view(const problem *p, const array *a)
+{
+    const ptrdiff_t size = fa_itemsize[a->dtype];
+    const ptrdiff_t shape[] = {p->bn.channels, p->bn.count}, strides[] = {p->bn.count * size, size};
+    return fa_make_view(a->data, a->dtype, 2, shape, strides, 0);
+}
+
+/* ---- statistics ----------------------------------------------------------------------------------- */
+
+static fa_statistics statistics_in(const array *table, ptrdiff_t c)
+{
+    double *r = (double *)(void *)table->data;
+    return (fa_statistics){{r, r + c}, {r + 2 * c, r + 3 * c}, r + 4 * c,
+                           {r + 5 * c, r + 6 * c, r + 7 * c, r + 8 * c, r + 9 * c, r + 10 * c}};
+}
+
+static array new_table(const problem *p)
+{
+    array table = packed_array(FA_FLOAT64, ROWS * p->bn.channels);
+    fill(&table, ORDINARY, 9.0, p->seed); /* mean and variance, where they are given */
+    return table;
+}
+
+/* In long double, two passes. */
+static verdict check_statistics(const problem *p, const array *packed, const array *table)
+{
+    const fa_statistics s = statistics_in(table, p->bn.channels);
+    const ptrdiff_t n = p->bn.count;
+    if (!p->training || p->what == HOSTILE)
+        return NULL;
+    for (ptrdiff_t c = 0; c < p->bn.channels; c++) {
+        long double mean = 0, m2 = 0;
+        double x;
+        for (ptrdiff_t k = 0; k < n; k++) {
+            fa_gather(element(packed, c * n + k), packed->dtype, 0, 1, &x, FA_FLOAT64);
+            mean += x;
+        }
+        mean /= n;
+        for (ptrdiff_t k = 0; k < n; k++) {
+            fa_gather(element(packed, c * n + k), packed->dtype, 0, 1, &x, FA_FLOAT64);
+            m2 += (x - mean) * (x - mean);
+        }
+        const long double deviation = sqrtl(m2 / n);
+        if (fabsl(s.mean[0][c] - mean) > 1e-12L * deviation + 1e-15L * fabsl(mean) ||
+            fabsl(s.var[0][c] - m2 / n) > 1e-11L * (m2 / n))
+            return "mean or variance is wrong";
+    }
+    return NULL;
+}
+
+/* ---- forward -------------------------------------------------------------------------------------- */
+
+typedef struct {
+    array x, y, table;
+} forward;
+
+static int run_forward(const problem *p, const forward *f, int packed)
+{
+    const fa_view x = (packed ? packed_view : view_of)(p, &f->x), y = (packed ? packed_view : view_of)(p, &f->y);
+    const fa_statistics s = statistics_in(&f->table, p->bn.channels);
+    return fa_batchnorm_forward(&p->bn, p->training, &x, &y, &s);
+}
+
+static forward plain_forward(const problem *p, const array *x)
+{
+    forward f = {pack_channels(p, x), packed_array(x->dtype, x->size), new_table(p)};
+    run_forward(p, &f, 1);
+    return f;
+}
+
+static void free_forward(forward *f)
+{
+    free_array(&f->x), free_array(&f->y), free_array(&f->table);
+}
+
+/* Fused is normalised, rounded, then activated. */
+static verdict check_fusion(const problem *p, const forward *plain)
+{
+    if (p->bn.activation < 0)
+        return NULL;
+    problem bare = *p;
+    bare.bn.activation = -1;
+    forward z = {pack(&plain->x, plain->x.dtype), packed_array(plain->x.dtype, plain->x.size), new_table(p)};
+    run_forward(&bare, &z, 1);
+    const ptrdiff_t size = fa_itemsize[p->bn.real], shape[] = {p->bn.channels, p->bn.count};
+    const ptrdiff_t strides[] = {p->bn.count * size, size}, each[] = {p->bn.params_per_channel ? 8 : 0, 0};
+    fa_operand operands[FA_MAX_OPERANDS] = {{z.y.data, p->bn.real, strides}};
+    int k = 1;
+    for (; k <= fa_activation_table[p->bn.activation].nparams; k++)
+        operands[k] = (fa_operand){(char *)(uintptr_t)p->bn.params[k - 1], FA_FLOAT64, each};
+    operands[k] = operands[0];
+    fa_elementwise(&(fa_op){p->bn.activation, 0, 0, p->bn.real}, 2, shape, operands);
+    const int same = same_elements(&z.y, &plain->y);
+    free_forward(&z);
+    return same ? NULL : "fused differs from unfused";
+}
+
+static verdict check_forward(const problem *p, forward *f, const forward *plain, int aliased)
+{
+    if (!aliased && !is_unchanged(&f->x))
+        return "x was written";
+    if (!same_channels(p, &f->y, &plain->y) || !same_elements(&f->table, &plain->table))
+        return "the forward depends on strides, threads or surroundings";
+    if (!is_unchanged_but_elements(&f->y) || !is_unchanged_but_elements(&f->table))
+        return "memory between or around the elements was written";
+    digest(BATCHNORM, &f->y);
+    digest(BATCHNORM, &f->table);
+    verdict wrong = check_statistics(p, &plain->x, &f->table);
+    return wrong ? wrong : check_fusion(p, plain);
+}
+
+/* ---- backward ------------------------------------------------------------------------------------- */
+
+typedef struct {
+    array dy, dx, sums;
+} backward;
+
+static int run_backward(const problem *p, const forward *f, const backward *b, int packed)
+{
+    fa_view (*const view)(const problem *, const array *) = packed ? packed_view : view_of;
+    const fa_view dy = view(p, &b->dy), x = view(p, &f->x), dx = view(p, &b->dx);
+    const fa_statistics s = statistics_in(&f->table, p->bn.channels);
+    double *sums = (double *)(void *)b->sums.data;
+    double *const each[] = {sums, sums + p->bn.channels, sums + 2 * p->bn.channels};
+    return fa_batchnorm_backward(&p->bn, p->training, &dy, &x, &dx, &s, each);
+}
+
+static verdict check_backward(const problem *p, backward *b, const backward *plain, int aliased)
+{
+    const ptrdiff_t summed = (2 + is_learned(p->bn.activation)) * p->bn.channels;
+    if (!aliased && !is_unchanged(&b->dy))
+        return "dy was written";
+    if (!same_channels(p, &b->dx, &plain->dx))
+        return "the backward depends on strides, threads or surroundings";
+    for (ptrdiff_t i = 0; i < summed; i++)
+        if (!same_element(element(&b->sums, i), element(&plain->sums, i), FA_FLOAT64))
+            return "the backward's sums depend on strides, threads or surroundings";
+    if (!is_unchanged_but_elements(&b->dx) || !is_unchanged_but_elements(&b->sums))
+        return "memory between or around the elements was written";
+    digest(BATCHNORM, &b->dx);
+    return NULL;
+}
+
+/* ---- memory runs out ------------------------------------------------------------------------------- */
+
+/* Mean and variance. */
+static int same_given(const problem *p, const forward *f)
+{
+    const size_t before = (size_t)((unsigned char *)f->table.data - f->table.memory);
+    return !memcmp(f->table.data, f->table.before + before, (size_t)(4 * p->bn.channels) * sizeof(double));
+}
+
+static verdict check_without_memory(const problem *p, forward *f, backward *b, surroundings s, int allocations)
+{
+    s.allocations = allocations;
+    remember(&f->y), remember(&f->table);
+    if (b)
+        remember(&b->dx), remember(&b->sums);
+    enter(&s);
+    const int status = b ? run_backward(p, f, b, 0) : run_forward(p, f, 0);
+    if (!leave())
+        return "the caller's floating-point environment has changed";
+    if (!status)
+        return NULL; /* it needed fewer */
+    /* what is derived from given statistics may be there already */
+    const int same = p->training ? is_unchanged(&f->table) : same_given(p, f);
+    if (!same || !is_unchanged(&f->y) || (b && (!is_unchanged(&b->dx) || !is_unchanged(&b->sums))))
+        return "something was written although memory ran out";
+    return NULL;
+}
+
+/* ---- the case -------------------------------------------------------------------------------------- */
+
+static verdict try_backward(drawing *d, const problem *p, forward *f, const forward *plain, const surroundings *s)
+{
+    backward b = {.dy = draw_data(d, p, ANY_OUTPUT), .sums = packed_array(FA_FLOAT64, 3 * p->bn.channels)};
+    const int aliased = (int)draw(d, 2), allocations = (int)draw(d, 4);
+    fill(&b.dy, p->what, 0.0, p->seed + 1);
+    b.dx = aliased ? b.dy : draw_data(d, p, ANY_OUTPUT);
+    remember(&b.dx), remember(&b.sums);
+    backward q = {pack_channels(p, &b.dy), packed_array(p->bn.real, f->x.size),
+                  packed_array(FA_FLOAT64, 3 * p->bn.channels)};
+    verdict wrong = check_without_memory(p, f, aliased ? NULL : &b, *s, allocations);
+    run_backward(p, plain, &q, 1);
+    enter(s);
+    const int status = run_backward(p, f, &b, 0);
+    if (!leave())
+        wrong = "the caller's floating-point environment has changed";
+    if (!wrong)
+        wrong = status ? "no memory" : check_backward(p, &b, &q, aliased);
+    if (!aliased)
+        free_array(&b.dx);
+    free_array(&b.dy), free_array(&b.sums), free_array(&q.dy), free_array(&q.dx), free_array(&q.sums);
+    return wrong;
+}
+
+verdict batchnorm_case(drawing *d)
+{
+    const surroundings s = draw_surroundings(d);
+    problem p = draw_problem(d);
+    forward f = {draw_data(d, &p, ANY_INPUT), .table = new_table(&p)};
+    const int aliased = !p.training && fa_activation_table[0].name && draw(d, 2) && f.x.strides[0] != 0;
+    int writable = 1;
+    for (int axis = 0; axis < p.ndim; axis++)
+        writable = writable && f.x.strides[axis] != 0;
+    fill(&f.x, p.what, p.mean, p.seed);
+    f.y = aliased && writable ? f.x : draw_data(d, &p, ANY_OUTPUT);
+    const int same = f.y.memory == f.x.memory, allocations = (int)draw(d, 4);
+    forward plain = plain_forward(&p, &f.x);
+    verdict wrong = same ? NULL : check_without_memory(&p, &f, NULL, s, allocations);
+    remember(&f.y), remember(&f.table);
+    enter(&s);
+    const int status = run_forward(&p, &f, 0);
+    if (!leave())
+        wrong = "the caller's floating-point environment has changed";
+    if (!wrong)
+        wrong = status ? "no memory" : check_forward(&p, &f, &plain, same);
+    if (!wrong && !same)
+        wrong = try_backward(d, &p, &f, &plain, &s);
+    if (!same)
+        free_array(&f.y);
+    free_array(&f.x), free_array(&f.table);
+    free_forward(&plain);
+    free_problem(&p);
+    return wrong;
+}
+
+/* ---- the gradient of a parameter alone ------------------------------------------------------------- */
+
+static int learned_row(void)
+{
+    for (int row = 0; row < FA_ACTIVATION_COUNT; row++)
+        if (is_learned(row))
+            return row;
+    return -1;
+}
+
+verdict gradient_case(drawing *d)
+{
+    const surroundings s = draw_surroundings(d);
+    problem p = draw_problem(d);
+    free_array(&p.params);
+    p.bn.activation = learned_row();
+    p.bn.params_per_channel = 1;
+    p.bn.params[0] = draw_values(d, &p.params, p.bn.channels, 0.0);
+    p.bn.params[1] = NULL;
+    array x = draw_data(d, &p, ANY_INPUT), dy = draw_data(d, &p, ANY_INPUT);
+    array sums = packed_array(FA_FLOAT64, p.bn.channels), want = packed_array(FA_FLOAT64, p.bn.channels);
+    fill(&x, p.what, p.mean, p.seed);
+    fill(&dy, p.what, 0.0, p.seed + 1);
+    remember(&sums);
+    array plain_x = pack_channels(&p, &x), plain_dy = pack_channels(&p, &dy);
+    const fa_view xv = view_of(&p, &x), dyv = view_of(&p, &dy);
+    const fa_view plain_xv = packed_view(&p, &plain_x), plain_dyv = packed_view(&p, &plain_dy);
+    fa_param_gradient(&p.bn, &plain_dyv, &plain_xv, (double *)(void *)want.data);
+    enter(&s);
+    const int status = fa_param_gradient(&p.bn, &dyv, &xv, (double *)(void *)sums.data);
+    verdict wrong = leave() ? NULL : "the caller's floating-point environment has changed";
+    if (!wrong && (status || !same_elements(&sums, &want)))
+        wrong = "the parameter's gradient depends on strides, threads or surroundings";
+    if (!wrong && (!is_unchanged(&x) || !is_unchanged(&dy) || !is_unchanged_but_elements(&sums)))
+        wrong = "more than the sums was written";
+    digest(GRADIENT, &sums);
+    free_array(&x), free_array(&dy), free_array(&sums), free_array(&want);
+    free_array(&plain_x), free_array(&plain_dy);
+    free_problem(&p);
+    return wrong;
+}

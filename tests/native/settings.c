@@ -1,0 +1,73 @@
+/* What the library finds of its surroundings, with files that stand for a container's.
+ *
+ *     settings ISA     exit status 1: a limit is not seen */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "cgroup.h"
+#include "dispatch.h"
+#include "memory.h"
+#include "parallel.h"
+#include "pool.h"
+
+static char root[64] = "/tmp/fastact-XXXXXX";
+
+static void write_file(const char *folder, const char *name, const char *content)
+{
+    char path[512];
+    snprintf(path, sizeof path, "%s%s", root, folder);
+    for (char *at = path + strlen(root) + 1; *at; at++)
+        if (*at == '/') {
+            *at = 0;
+            mkdir(path, 0700);
+            *at = '/';
+        }
+    mkdir(path, 0700);
+    snprintf(path, sizeof path, "%s%s/%s", root, folder, name);
+    FILE *file = fopen(path, "w");
+    if (!file)
+        exit(1);
+    fputs(content, file);
+    fclose(file);
+}
+
+static int expect(const char *what, double want, double got)
+{
+    if (want != got)
+        printf("%s: %g instead of %g\n", what, got, want);
+    return want != got;
+}
+
+int main(int argc, char **argv)
+{
+    int wrong = 0;
+    if (argc < 2 || fa_select_isa(argv[1]) < 0)
+        return 2;
+    setenv("OMP_NUM_THREADS", "3,2", 1);
+    fa_memory_init();
+    fa_parallel_init();
+    fa_pool_init();
+    wrong += expect("threads", fa_threading() ? 3 : 1, fa_get_num_threads());
+    wrong += expect("a processor", 1, fa_usable_cpus() > 0);
+    wrong += expect("no such instruction set", -1, fa_select_isa("none"));
+    if (!mkdtemp(root))
+        return 1;
+    wrong += expect("no groups", 0, fa_cgroup_cpus(root));
+    write_file("/proc/self", "cgroup", "0::/a/b\n7:cpu,cpuacct:/c\n3:memory:/d/e\nno group\n5:cpuset:/\n");
+    write_file("/sys/fs/cgroup/a/b", "cpu.max", "max 100000\n");
+    write_file("/sys/fs/cgroup/a", "cpu.max", "350000 100000\n");
+    write_file("/sys/fs/cgroup/a", "memory.max", "max\n");
+    write_file("/sys/fs/cgroup", "memory.max", "5000000\n");
+    wrong += expect("version 2", 4, fa_cgroup_cpus(root));
+    wrong += expect("version 2, bytes", 5e6, (double)fa_cgroup_memory(root));
+    write_file("/sys/fs/cgroup/cpu/c", "cpu.cfs_quota_us", "-1\n");
+    write_file("/sys/fs/cgroup/cpu", "cpu.cfs_quota_us", "200000\n");
+    write_file("/sys/fs/cgroup/cpu", "cpu.cfs_period_us", "100000\n");
+    write_file("/sys/fs/cgroup/memory/d/e", "memory.limit_in_bytes", "3000000\n");
+    wrong += expect("version 1", 2, fa_cgroup_cpus(root));
+    wrong += expect("version 1, bytes", 3e6, (double)fa_cgroup_memory(root));
+    return wrong > 0;
+}

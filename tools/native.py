@@ -1,0 +1,523 @@
+"""Runs the C code without Python under everything that looks for mistakes in C.
+
+    python tools/native.py STEP... [--cases N] [--seconds S] [--record]
+
+    asan       AddressSanitizer and UndefinedBehaviorSanitizer (gcc), every instruction set
+    tsan       ThreadSanitizer (gcc): many callers, memory handed on, settings changed, forks
+    forks      the same with OpenMP, a thousand forks, from every thread
+    valgrind   Memcheck, on what it knows of: AVX2 and baseline
+    analyzer   gcc's -fanalyzer, over the drivers
+    emulators  qemu-user: AArch64, and x86-64 of a Nehalem and of a Haswell: the same bits as here
+    fuzz       libFuzzer (clang), coverage-guided, over every C entry point
+    coverage   gcov: lines of csrc/ that none of these cases reach, each with its reason
+
+tests/native/ has the cases. Before a step is believed, it must find a bug that is planted (PLANTED below). A step
+whose tools are missing is left out, loudly: that is no error. --record writes what was found to docs/reliability/,
+of which tools/reliability.py makes a page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CSRC, NATIVE = ROOT / "csrc", ROOT / "tests" / "native"
+BUILD, RECORDS = ROOT / "build" / "native", ROOT / "docs" / "reliability"
+UNCOVERED = ROOT / "tests" / "uncovered.txt"
+WRAPPED = ["fa_threads_for", "fa_worth_streaming", "fa_l2_bytes", "fa_llc_bytes", "malloc", "calloc"]
+WRAPPED += ["aligned_alloc", "mmap"]
+CASES = ["arrays", "wrap", "cases", "case_elementwise", "case_batchnorm", "case_table"]
+
+
+def settings() -> dict:
+    """The flags and sources of setup.py."""
+    tree = ast.parse((ROOT / "setup.py").read_text())
+    wanted = {"NUMERICS", "WARNINGS", "X86", "ARM", "C_SOURCES", "GCC_ONLY"}
+    return {
+        node.targets[0].id: ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and node.targets[0].id in wanted
+    }
+
+
+SETUP = settings()
+
+
+class Missing(Exception):
+    """A tool that a step needs is not here."""
+
+
+def need(*tools: str) -> None:
+    if missing := [tool for tool in tools if shutil.which(tool) is None]:
+        raise Missing(", ".join(missing))
+
+
+def run(command: Iterable[object], **options) -> subprocess.CompletedProcess:
+    """Its output and exit status, both streams in one."""
+    return subprocess.run(
+        [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        errors="replace", check=False, **options,
+    )  # fmt: skip
+
+
+def must(command: Iterable[object], **options) -> str:
+    done = run(command, **options)
+    if done.returncode:
+        sys.exit(f"failed, status {done.returncode}: {' '.join(map(str, command))}\n{tail(done)}")
+    return done.stdout
+
+
+def tail(done: subprocess.CompletedProcess, lines: int = 40) -> str:
+    return "\n".join(done.stdout.splitlines()[-lines:])
+
+
+# ---- builds ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """One way to build csrc/ and tests/native/ into a program."""
+
+    name: str
+    flags: tuple[str, ...] = ()
+    main: str = "harness"
+    compiler: str = "gcc"
+    machine: str = platform.machine()
+    isas: tuple[str, ...] | None = None  # None: all of the machine
+    openmp: bool = True
+    wrapped: bool = True
+    link: tuple[str, ...] = ()
+    planted: Bug | None = field(default=None)
+
+    @property
+    def folder(self) -> Path:
+        return BUILD / (self.name + (f"-{self.planted.name}" if self.planted else ""))
+
+    @property
+    def instruction_sets(self) -> dict[str, list[str]]:
+        known = SETUP["X86"] if self.machine == "x86_64" else SETUP["ARM"]
+        return {isa: f for isa, f in known.items() if self.isas is None or isa in self.isas}
+
+
+def sources(flavour: Flavour) -> dict[Path, list[str]]:
+    """File -> flags of its own."""
+    macros = [f"-DFA_HAVE_{isa.upper()}=1" for isa in flavour.instruction_sets]
+    only = SETUP["GCC_ONLY"] if "gcc" in flavour.compiler else []
+    openmp = ["-fopenmp"] if flavour.openmp else []
+    files = {CSRC / f"{name}.c": [*macros, *openmp] for name in SETUP["C_SOURCES"]}
+    for isa, flags in flavour.instruction_sets.items():
+        files[CSRC / f"isa_{isa}.c"] = [*only, *flags]
+    for name in [*CASES * flavour.wrapped, *[flavour.main] * bool(flavour.main)]:
+        folder = NATIVE if (NATIVE / f"{name}.c").exists() else ROOT / "tests"
+        files[folder / f"{name}.c"] = ["-D_GNU_SOURCE"]
+    return files
+
+
+def compile_one(flavour: Flavour, source: Path, own: list[str]) -> tuple[Path, str]:
+    """The object and what the compiler said; nothing is done where the object is newer than all."""
+    built = flavour.folder / f"{source.stem}.o"
+    headers = [*CSRC.glob("*.h"), *CSRC.glob("*.inc"), *CSRC.glob("*.def"), *NATIVE.glob("*.h")]
+    newest = max(p.stat().st_mtime for p in [source, *headers, Path(__file__), ROOT / "setup.py"])
+    log = built.with_suffix(".log")
+    if built.exists() and log.exists() and built.stat().st_mtime > newest:
+        return built, log.read_text()
+    text = planted_text(flavour, source)
+    flags = [*SETUP["NUMERICS"], *SETUP["WARNINGS"], "-g", f"-I{CSRC}", *flavour.flags, *own]
+    done = run(
+        [flavour.compiler, *flags, "-x", "c", "-c", text, "-o", built],
+        cwd=flavour.folder,
+    )  # fmt: skip
+    if done.returncode:
+        sys.exit(f"{source.name} does not compile:\n{done.stdout}")
+    log.write_text(done.stdout)
+    return built, done.stdout
+
+
+def planted_text(flavour: Flavour, source: Path) -> Path:
+    """The source, or a copy with the bug in it."""
+    bug = flavour.planted
+    if bug is None or bug.file != source.name:
+        return source
+    text = source.read_text()
+    if text.count(bug.old) != 1:
+        sys.exit(f"{bug.name}: {bug.file} has its text {text.count(bug.old)} times, not once")
+    copy = flavour.folder / source.name
+    copy.write_text(f'#line 1 "{source}"\n' + text.replace(bug.old, bug.new))
+    return copy
+
+
+def compile_all(flavour: Flavour) -> list[tuple[Path, str]]:
+    flavour.folder.mkdir(parents=True, exist_ok=True)
+    share_objects(flavour)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        jobs = [pool.submit(compile_one, flavour, s, own) for s, own in sources(flavour).items()]
+        return [job.result() for job in jobs]
+
+
+def share_objects(flavour: Flavour) -> None:
+    """A build with a bug differs in one object from the build without."""
+    if flavour.planted is None:
+        return
+    clean = BUILD / flavour.name
+    for built in [*clean.glob("*.o"), *clean.glob("*.log")]:
+        if built.stem != Path(flavour.planted.file).stem:
+            shutil.copy2(built, flavour.folder)
+
+
+def program(flavour: Flavour) -> Path:
+    objects = [built for built, _ in compile_all(flavour)]
+    made = flavour.folder / flavour.main
+    wraps = [f"-Wl,--wrap={name}" for name in WRAPPED * flavour.wrapped]
+    openmp = ["-fopenmp"] if flavour.openmp else ["-pthread"]
+    must([flavour.compiler, *flavour.flags, *flavour.link, *openmp, *wraps, *objects, "-lm", "-o", made])
+    return made
+
+
+# ---- bugs that must be found -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Bug:
+    """A piece of text in a file of csrc/, what takes its place, and what is said of it then."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    said: str
+
+
+PLANTED = {
+    "asan": Bug("one-byte-too-many", "strided.c",
+                "memmove(dst, src, (size_t)(n * src_stride));",
+                "memmove(dst, src, (size_t)(n * src_stride) + 1);", "buffer-overflow"),
+    "ubsan": Bug("misaligned", "elementwise.c",
+                 "&& (uintptr_t)t->ptr[k] % (uintptr_t)j->itemsize == 0;", ";", "misaligned address"),
+    "tsan": Bug("no-lock", "pool.c",
+                "    lock();\n    fa_pool_stats stats = pool.stats;\n    unlock();",
+                "    fa_pool_stats stats = pool.stats;", "data race"),
+    "valgrind": Bug("never-set", "batchnorm_channels.c",
+                    "    fa_clear(j, &lanes);\n", "", "uninitialised value"),
+    "analyzer": Bug("freed-twice", "batchnorm.c",
+                    "    free(memory);\n    fa_aligned_free(j->scratch);",
+                    "    free(memory);\n    free(memory);\n    fa_aligned_free(j->scratch);",
+                    "double-free"),
+    "emulators": Bug("stray-instruction", "strided.c",
+                     "    if (fa_is_half(from))\n        gather_half(",
+                     '    __asm__ volatile("vpxor %%ymm0, %%ymm0, %%ymm0" ::: "xmm0");\n'
+                     "    if (fa_is_half(from))\n        gather_half(", "signal"),
+    "fuzz": Bug("last-element", "view.c",
+                "left = v->shape[last] - (last ? k % v->shape[last] : k);",
+                "left = v->shape[last] - (last ? k % v->shape[last] : k) + (v->ndim == 3);", "ERROR"),
+}  # fmt: skip
+
+
+# ---- running -----------------------------------------------------------------------------------
+
+CANNOT = 2  # a program's exit status where the machine has not the instruction set
+
+
+def execute(command: Iterable[object], **environment: str) -> subprocess.CompletedProcess:
+    return run(command, env={**os.environ, **environment}, timeout=1200)
+
+
+def isas_here(made: Path) -> list[str]:
+    return [isa for isa in SETUP["X86"] | SETUP["ARM"] if run([made, isa, "0"]).returncode == 0]
+
+
+def digests(done: subprocess.CompletedProcess) -> list[str]:
+    """What a harness printed; the end of this program if a case was wrong."""
+    if done.returncode:
+        sys.exit(f"status {done.returncode}: {' '.join(map(str, done.args))}\n{tail(done)}")
+    # of what a processor has that qemu does not imitate
+    return [line for line in done.stdout.splitlines() if not line.startswith("qemu-")]
+
+
+def check_plant(step: str, done: subprocess.CompletedProcess) -> str:
+    """That a build with the bug fails, and says what it should."""
+    bug = PLANTED[step]
+    said = done.stdout + (f"signal {-done.returncode}" if done.returncode < 0 else "")
+    if done.returncode == 0 or bug.said not in said:
+        sys.exit(f"the planted bug {bug.name} was not found (status {done.returncode}):\n{tail(done)}")
+    print(f"  planted: {bug.name} in {bug.file}: found ({bug.said})")
+    return bug.name
+
+
+def run_isas(made: Path, cases: int, *before: str, **environment: str) -> dict[str, int]:
+    ran = {}
+    for isa in isas_here(made):
+        digests(execute([*before, made, isa, str(cases)], **environment))
+        ran[isa] = cases
+        print(f"  {isa}: {cases} cases")
+    return ran
+
+
+# ---- the steps ---------------------------------------------------------------------------------
+
+SANITIZE = ("-O1", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all")
+ASAN = Flavour("asan", (*SANITIZE, "-fsanitize=address,undefined"))
+TSAN = Flavour(
+    "tsan", (*SANITIZE, "-fsanitize=thread", "-DFA_USE_DISPATCH", f"-I{NATIVE}"),
+    main="threads", openmp=False, isas=("avx2", "neon", "baseline"),
+)  # fmt: skip
+PLAIN = Flavour("plain")
+THREADS = Flavour("plain-threads", main="threads")
+# without optimisation, as gcc's manual advises: inlined loops confuse it
+ANALYZER = Flavour("analyzer", ("-fanalyzer", "-O0"), main="", isas=(), wrapped=False)
+ARM = Flavour(
+    "aarch64", compiler="aarch64-linux-gnu-gcc", machine="aarch64", link=("-static",)
+)  # fmt: skip
+FUZZ = Flavour(
+    "fuzz",
+    # that NULL + 0 is undefined is an opinion of clang's; gcc's build looks for pointers that overflow
+    (*SANITIZE, "-fsanitize=fuzzer-no-link,address,undefined", "-fno-sanitize=pointer-overflow",
+     "-DFA_USE_DISPATCH", f"-I{NATIVE}", "-Wno-everything"),
+    main="fuzz", compiler="clang", openmp=False, link=("-fsanitize=fuzzer",),
+)  # fmt: skip
+COVERAGE = Flavour("coverage", ("-O0", "--coverage", "-fprofile-update=atomic"))
+
+
+def planted(flavour: Flavour, step: str) -> Flavour:
+    return Flavour(**{**flavour.__dict__, "planted": PLANTED[step]})
+
+
+def asan(options) -> dict:
+    need("gcc")
+    figures = {"cases": run_isas(program(ASAN), options.cases), "reports": 0, "planted": []}
+    for step in ("asan", "ubsan"):
+        made = program(planted(ASAN, step))
+        done = execute([made, isas_here(program(ASAN))[0], str(options.cases)])
+        figures["planted"].append(check_plant(step, done))
+    return figures
+
+
+def tsan(options) -> dict:
+    need("gcc")
+    settings = {"TSAN_OPTIONS": "die_after_fork=0:halt_on_error=1"}
+    rounds = max(options.cases // 4, 50)
+    ran = run_isas(program(TSAN), rounds, **settings)
+    done = execute([program(planted(TSAN, "tsan")), "baseline", str(rounds)], **settings)
+    return {"rounds": ran, "reports": 0, "planted": [check_plant("tsan", done)]}
+
+
+def forks(options) -> dict:
+    need("gcc")
+    made = program(THREADS)
+    done = execute([made, isas_here(made)[0], "100000000", "1000"])
+    digests(done)
+    count = int(re.search(r"(\d+) forks", done.stdout)[1])
+    print(f"  {count} forks, no hang")
+    return {"forks": count, "hangs": 0}
+
+
+def valgrind(options) -> dict:
+    need("gcc", "valgrind")
+    memcheck = ["valgrind", "-q", "--error-exitcode=9", "--leak-check=full"]
+    memcheck += ["--errors-for-leak-kinds=definite", "--show-leak-kinds=definite"]
+    made, cases = program(PLAIN), max(options.cases // 20, 20)
+    ran = {}
+    for isa in isas_here(made):
+        if isa != "avx512":  # which valgrind does not know
+            digests(execute([*memcheck, made, isa, str(cases)]))
+            ran[isa] = cases
+            print(f"  {isa}: {cases} cases")
+    done = execute([*memcheck, program(planted(PLAIN, "valgrind")), "baseline", str(cases)])
+    return {"cases": ran, "reports": 0, "planted": [check_plant("valgrind", done)]}
+
+
+def warnings(flavour: Flavour) -> list[str]:
+    found = []
+    for _, said in compile_all(flavour):
+        found += [line for line in said.splitlines() if "warning:" in line]
+    return found
+
+
+def analyzer(options) -> dict:
+    need("gcc")
+    if found := warnings(ANALYZER):
+        sys.exit("gcc -fanalyzer is not quiet:\n" + "\n".join(found))
+    print(f"  {len(sources(ANALYZER))} files, quiet")
+    said = "\n".join(warnings(planted(ANALYZER, "analyzer")))
+    done = subprocess.CompletedProcess([], int(bool(said)), said)
+    return {"files": len(sources(ANALYZER)), "planted": [check_plant("analyzer", done)]}
+
+
+def emulator(machine: str) -> str:
+    for name in (f"qemu-{machine}", f"qemu-{machine}-static"):
+        if shutil.which(name):
+            return name
+    raise Missing(f"qemu-{machine}")
+
+
+def emulators(options) -> dict:
+    need("gcc", ARM.compiler)
+    here, cases = program(PLAIN), max(options.cases // 5, 40)
+    x86, arm = emulator("x86_64"), emulator("aarch64")
+    ran = {}
+    want = {isa: digests(run([here, isa, str(cases)])) for isa in isas_here(here)}
+    runs = {
+        "AArch64, neon as avx2": ([arm, program(ARM), "neon"], "avx2"),
+        "Nehalem, baseline": ([x86, "-cpu", "Nehalem", here, "baseline"], "baseline"),
+        "Haswell, avx2": ([x86, "-cpu", "Haswell", here, "avx2"], "avx2"),
+        "Haswell, baseline": ([x86, "-cpu", "Haswell", here, "baseline"], "baseline"),
+    }
+    for name, (command, isa) in runs.items():
+        got = digests(execute([*command, str(cases)]))
+        if got != want[isa]:
+            sys.exit(f"{name}: differs from {isa} here\n" + "\n".join([*got, *want[isa]]))
+        print(f"  {name}: {cases} cases, the same bits")
+        ran[name] = cases
+    for cpu, isa in (("Nehalem", "avx2"), ("Haswell", "avx512")):
+        if run([x86, "-cpu", cpu, here, isa, "1"]).returncode != CANNOT:
+            sys.exit(f"{isa} was not refused on a {cpu}")
+    bad = program(planted(PLAIN, "emulators"))
+    done = execute([x86, "-cpu", "Nehalem", bad, "baseline", str(cases)])
+    return {"cases": ran, "differences": 0, "planted": [check_plant("emulators", done)]}
+
+
+# ---- fuzzing -----------------------------------------------------------------------------------
+
+CORPUS = NATIVE / "corpus.txt"  # a case a line, in hexadecimal
+
+
+def unpack_corpus(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for k, line in enumerate(CORPUS.read_text().split()):
+        (folder / f"{k:05}").write_bytes(bytes.fromhex(line))
+    return folder
+
+
+def pack_corpus(made: Path, folder: Path) -> int:
+    """Keeps the cases that reach something that no other does."""
+    least = folder.with_name("least")
+    shutil.rmtree(least, ignore_errors=True)
+    least.mkdir()
+    must([made, "-merge=1", least, folder])
+    lines = sorted(path.read_bytes().hex() for path in least.iterdir())
+    CORPUS.write_text("".join(f"{line}\n" for line in lines if line))
+    return len(lines)
+
+
+def fuzz(options) -> dict:
+    need("clang")
+    limits = ["-max_len=160", "-timeout=30", "-rss_limit_mb=4096", "-print_final_stats=1"]
+    bad = program(planted(FUZZ, "fuzz"))
+    done = execute([bad, *limits, "-max_total_time=120", unpack_corpus(BUILD / "fuzz" / "planted")])
+    figures = {"planted": [check_plant("fuzz", done)]}
+    made, folder = program(FUZZ), unpack_corpus(BUILD / "fuzz" / "corpus")
+    done = execute([made, *limits, f"-max_total_time={options.seconds}", folder], FASTACT_ISA="")
+    digests(done)
+    runs = int(re.search(r"stat::number_of_executed_units:\s*(\d+)", done.stdout)[1])
+    edges = int(re.findall(r"cov: (\d+)", done.stdout)[-1])
+    print(f"  {runs} cases in {options.seconds} s, {edges} edges, no failure")
+    figures |= {"cases": runs, "seconds": options.seconds, "edges": edges, "failures": 0}
+    if options.record:
+        figures["corpus"] = pack_corpus(made, folder)
+    return figures
+
+
+# ---- coverage ----------------------------------------------------------------------------------
+
+
+def reasons() -> dict[tuple[str, str], str]:
+    """(file, text of a line) -> why no case reaches it."""
+    found = {}
+    for line in UNCOVERED.read_text().splitlines():
+        if line and not line.startswith("#"):
+            file, text, reason = (part.strip() for part in line.split(" | "))
+            found[file, text] = reason
+    return found
+
+
+def counts(folder: Path) -> dict[str, dict[int, int]]:
+    """File -> line -> how often it ran, the most of all objects."""
+    total: dict[str, dict[int, int]] = {}
+    for data in folder.glob("*.gcda"):
+        for report in must(["gcov", "--json-format", "--stdout", data], cwd=folder).splitlines():
+            for file in json.loads(report)["files"]:
+                path = Path(file["file"])
+                if path.parent == CSRC:
+                    lines = total.setdefault(path.name, {})
+                    for line in file["lines"]:
+                        number = line["line_number"]
+                        lines[number] = max(lines.get(number, 0), line["count"])
+    return total
+
+
+def exercise_everything(options) -> None:
+    for data in BUILD.glob("coverage*/*.gcda"):
+        data.unlink()
+    made = program(COVERAGE)
+    for isa in isas_here(made):
+        digests(execute([made, isa, str(options.cases)]))
+    for main, *arguments in (["c_harness"], ["settings"]):
+        other = Flavour(**{**COVERAGE.__dict__, "main": main, "wrapped": False})
+        digests(execute([program(other), isas_here(made)[0], *arguments]))
+    threads = program(Flavour(**{**COVERAGE.__dict__, "main": "threads"}))
+    digests(execute([threads, isas_here(made)[0], "100"]))
+
+
+def coverage(options) -> dict:
+    need("gcc", "gcov")
+    exercise_everything(options)
+    known, missed, figures = reasons(), [], {}
+    for file, lines in sorted(counts(COVERAGE.folder).items()):
+        text = (CSRC / file).read_text().splitlines()
+        bad = [n for n, count in lines.items() if not count]
+        figures[file] = [len(lines) - len(bad), len(lines)]
+        missed += [(file, n, text[n - 1].strip()) for n in sorted(bad)]
+    reached, total = (sum(column) for column in zip(*figures.values(), strict=True))
+    print(f"  {reached} of {total} lines of C: {100 * reached / total:.1f} %")
+    without = [f"{file}:{n}: {line}" for file, n, line in missed if (file, line) not in known]
+    if without or reached < 0.95 * total:
+        sys.exit("no case reaches, and tests/uncovered.txt gives no reason:\n" + "\n".join(without))
+    return {"lines": total, "reached": reached, "files": figures, "with a reason": len(missed)}
+
+
+# ---- the command -------------------------------------------------------------------------------
+
+STEPS = {
+    f.__name__: f
+    for f in (asan, tsan, forks, valgrind, analyzer, emulators, fuzz, coverage)
+}  # fmt: skip
+
+
+def record(step: str, figures: dict) -> None:
+    RECORDS.mkdir(exist_ok=True)
+    path = RECORDS / f"{step}.json"
+    path.write_text(json.dumps({"step": step, **figures}, indent=1, sort_keys=True) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("steps", nargs="+", choices=STEPS, metavar="STEP", help=", ".join(STEPS))
+    parser.add_argument("--cases", type=int, default=600, help="random cases (default: %(default)s)")
+    parser.add_argument("--seconds", type=int, default=60, help="of fuzzing (default: %(default)s)")
+    parser.add_argument("--record", action="store_true", help="write docs/reliability/STEP.json")
+    options = parser.parse_args()
+    for step in options.steps:
+        print(f"{step}:", flush=True)
+        try:
+            figures = STEPS[step](options)
+        except Missing as tools:
+            print(f"  {'*' * 70}\n  {step} IS LEFT OUT: not found: {tools}\n  {'*' * 70}", flush=True)
+            continue
+        if options.record:
+            record(step, figures)
+
+
+if __name__ == "__main__":
+    main()
