@@ -15,7 +15,7 @@ enum { MOST = 40000, ROWS = 11 };
 /* What a call takes, but for the arrays. */
 typedef struct {
     fa_batchnorm bn;
-    int training, ndim, axis;
+    int training, apart, ndim, axis; /* apart: the passes are called one by one */
     ptrdiff_t shape[FA_MAX_NDIM];
     content what;
     uint64_t seed;
@@ -45,6 +45,7 @@ static void draw_problem_shape(drawing *d, problem *p)
         size *= p->shape[axis];
     }
     p->bn.count = size / p->bn.channels;
+    p->bn.total = (double)p->bn.count;
 }
 
 static double *draw_values(drawing *d, array *a, ptrdiff_t n, double mean)
@@ -257,7 +258,12 @@ static int run_backward(const problem *p, const forward *f, const backward *b, i
     const fa_statistics s = statistics_in(&f->table, p->bn.channels);
     double *sums = (double *)(void *)b->sums.data;
     double *const each[] = {sums, sums + p->bn.channels, sums + 2 * p->bn.channels};
-    return fa_batchnorm_backward(&p->bn, p->training, &dy, &x, &dx, &s, each);
+    if (p->apart && !packed) { /* the passes one by one */
+        const int status = fa_batchnorm_backward(&p->bn, FA_FIRST_PASS, p->training, &dy, &x, NULL, &s, each);
+        return status ? status
+                      : fa_batchnorm_backward(&p->bn, FA_SECOND_PASS, p->training, &dy, &x, &dx, &s, each);
+    }
+    return fa_batchnorm_backward(&p->bn, FA_BOTH_PASSES, p->training, &dy, &x, &dx, &s, each);
 }
 
 static verdict check_backward(const problem *p, backward *b, const backward *plain, int aliased)
@@ -306,7 +312,7 @@ static verdict check_without_memory(const problem *p, forward *f, backward *b, s
 
 /* ---- the case -------------------------------------------------------------------------------------- */
 
-static verdict try_backward(drawing *d, const problem *p, forward *f, const forward *plain, const surroundings *s)
+static verdict try_backward(drawing *d, problem *p, forward *f, const forward *plain, const surroundings *s)
 {
     backward b = {.dy = draw_data(d, p, ANY_OUTPUT), .sums = packed_array(FA_FLOAT64, 3 * p->bn.channels)};
     const int aliased = (int)draw(d, 2), allocations = (int)draw(d, 4);
@@ -317,6 +323,7 @@ static verdict try_backward(drawing *d, const problem *p, forward *f, const forw
                   packed_array(FA_FLOAT64, 3 * p->bn.channels)};
     verdict wrong = check_without_memory(p, f, aliased ? NULL : &b, *s, allocations);
     run_backward(p, plain, &q, 1);
+    p->apart = draw(d, 4) == 0;
     enter(s);
     const int status = run_backward(p, f, &b, 0);
     if (!leave())
