@@ -56,13 +56,14 @@ static void batchnorm(data *d)
 {
     double *r = d->table, *s = d->sums;
     const ptrdiff_t c = CHANNELS;
-    const fa_batchnorm bn = {.real = FA_FLOAT32, .channels = CHANNELS, .count = COUNT, .activation = -1, .eps = 1e-5};
+    const fa_batchnorm bn = {.real = FA_FLOAT32, .channels = CHANNELS, .count = COUNT, .activation = -1, .eps = 1e-5,
+                             .total = COUNT};
     const fa_statistics st = {{r, r + c}, {r + 2 * c, r + 3 * c}, r + 4 * c,
                               {r + 5 * c, r + 6 * c, r + 7 * c, r + 8 * c, r + 9 * c, r + 10 * c}};
     double *const sums[] = {s, s + c, s + 2 * c};
     const fa_view x = view(d->x), y = view(d->y), dx = view(d->dx);
     fa_batchnorm_forward(&bn, 1, &x, &y, &st);
-    fa_batchnorm_backward(&bn, 1, &y, &x, &dx, &st, sums);
+    fa_batchnorm_backward(&bn, FA_BOTH_PASSES, 1, &y, &x, &dx, &st, sums);
 }
 
 static void compute(data *d, int row)
