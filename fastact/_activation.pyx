@@ -153,12 +153,14 @@ def has_internal_overlap(cnp.ndarray a):
     return internal_overlap(a)
 
 
-cdef struct Broadcast:
+# Copies: while a call runs without the GIL, another thread may give an array another shape in place, and
+# NumPy frees the old one.
+cdef struct Binding:
     double value  # a scalar parameter
     ptrdiff_t strides[FA_MAX_NDIM]
 
 
-cdef bint bind_array(cnp.ndarray x, cnp.ndarray param, fa_operand *operand, Broadcast *b) noexcept:
+cdef bint bind_array(cnp.ndarray x, cnp.ndarray param, fa_operand *operand, Binding *b) noexcept:
     """A parameter array that broadcasts to x's shape; 0 where the ufunc must decide."""
     cdef int extra = cnp.PyArray_NDIM(x) - cnp.PyArray_NDIM(param), axis, dtype = dtype_of(param)
     if dtype < 0 or extra < 0 or not PyArray_ISNOTSWAPPED(param):
@@ -176,15 +178,17 @@ cdef bint bind_array(cnp.ndarray x, cnp.ndarray param, fa_operand *operand, Broa
     return True
 
 
-cdef bint bind_param(cnp.ndarray x, PyObject *param, fa_operand *operand, Broadcast *b) except -1:
+# Their conversion runs no code of a caller's, who could change x meanwhile.
+cdef tuple SCALARS = (np.float64, np.float32, np.float16)
+
+
+cdef bint bind_param(cnp.ndarray x, PyObject *param, fa_operand *operand, Binding *b) except -1:
     cdef int axis
     if PyFloat_CheckExact(<object>param):
         b.value = PyFloat_AS_DOUBLE(<object>param)
     elif PyArray_CheckExact(param):
         return bind_array(x, <cnp.ndarray>param, operand, b)
-    elif PyLong_CheckExact(<object>param) or isinstance(<object>param, np.floating):
-        if isinstance(<object>param, np.longdouble):
-            return False
+    elif PyLong_CheckExact(<object>param) or type(<object>param) in SCALARS:
         try:
             b.value = <object>param
         except OverflowError:
@@ -199,13 +203,15 @@ cdef bint bind_param(cnp.ndarray x, PyObject *param, fa_operand *operand, Broadc
     return True
 
 
-cdef bint bind_data(cnp.ndarray a, fa_operand *operand) noexcept:
-    cdef int dtype = dtype_of(a)
+cdef bint bind_data(cnp.ndarray a, fa_operand *operand, Binding *b) noexcept:
+    cdef int dtype = dtype_of(a), axis
     if dtype < 0 or not PyArray_ISNOTSWAPPED(a):
         return False
+    for axis in range(cnp.PyArray_NDIM(a)):
+        b.strides[axis] = cnp.PyArray_STRIDE(a, axis)
     operand.data = <char *>cnp.PyArray_DATA(a)
     operand.dtype = <fa_dtype>dtype
-    operand.strides = <const ptrdiff_t *>cnp.PyArray_STRIDES(a)
+    operand.strides = b.strides
     return True
 
 
@@ -262,24 +268,24 @@ cdef object fast_call(fa_op *op, PyObject **inputs, PyObject *out, int forced):
     `inputs`: the data operands (exact arrays of one shape, any strides), then the parameters.
     `forced`: the dtype to compute in, or -1. A learned parameter's gradient is not computed."""
     cdef fa_operand operands[FA_MAX_OPERANDS]
-    cdef Broadcast params[FA_MAX_PARAMS]
+    cdef Binding bindings[FA_MAX_OPERANDS]
     cdef int nparams = 0 if op.gated else api.activations[op.activation].nparams
     cdef int ndata = 1 + op.backward + op.gated, k
     cdef cnp.ndarray x = <cnp.ndarray>inputs[0], result
-    cdef const ptrdiff_t *shape
+    cdef ptrdiff_t shape[FA_MAX_NDIM]
     cdef cnp.npy_intp size
-    cdef int ndim
-    if cnp.PyArray_NDIM(x) == 0:
+    cdef int ndim = cnp.PyArray_NDIM(x)
+    if ndim == 0:
         return None
     for k in range(ndata):
         if (k and not same_shape(x, <cnp.ndarray>inputs[k])) or not bind_data(<cnp.ndarray>inputs[k],
-                                                                             &operands[k]):
+                                                                             &operands[k], &bindings[k]):
             return None
     op.real = <fa_dtype>forced
     if forced < 0 and not common_real(operands, ndata, &op.real):
         return None
     for k in range(nparams):
-        if not bind_param(x, inputs[ndata + k], &operands[ndata + k], &params[k]):
+        if not bind_param(x, inputs[ndata + k], &operands[ndata + k], &bindings[ndata + k]):
             return None
     if out != NULL:
         if not good_output(<cnp.ndarray>out, inputs, ndata + nparams):
@@ -287,10 +293,10 @@ cdef object fast_call(fa_op *op, PyObject **inputs, PyObject *out, int forced):
         result = <cnp.ndarray>out
     else:
         result = new_like(x, number_of(op.real))
-    bind_data(result, &operands[ndata + nparams])
+    bind_data(result, &operands[ndata + nparams], &bindings[ndata + nparams])
     operands[ndata + nparams + 1].data = NULL
-    shape = <const ptrdiff_t *>cnp.PyArray_DIMS(x)
-    ndim = cnp.PyArray_NDIM(x)
+    for k in range(ndim):
+        shape[k] = cnp.PyArray_DIM(x, k)
     size = cnp.PyArray_SIZE(x)
     if size < GIL_ELEMENTS:
         api.elementwise(op, ndim, shape, operands)

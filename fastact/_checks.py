@@ -63,7 +63,10 @@ def word(name: str, value: object, accepted: tuple[str, ...]) -> str:
 
 
 def is_float(dtype: np.dtype) -> bool:
-    return dtype in FLOATS or number_of_bfloat16(dtype) >= 0
+    """In any byte order."""
+    if dtype in FLOATS or number_of_bfloat16(dtype) >= 0:
+        return True
+    return not dtype.isnative and dtype.newbyteorder("=") in FLOATS
 
 
 def float_dtype(dtype: object) -> np.dtype:
@@ -73,7 +76,7 @@ def float_dtype(dtype: object) -> np.dtype:
         known = None
     if known is None or dtype is None or not is_float(known):
         raise TypeError(f"dtype: {dtype!r} is not accepted; expected {ACCEPTED}")
-    return known
+    return known.newbyteorder("=")
 
 
 def float_array(name: str, value: object) -> np.ndarray:
@@ -100,7 +103,7 @@ def real_values(name: str, value: object) -> np.ndarray:
     refuse_foreign(name, value)
     array = np.asarray(value)
     if not is_float(array.dtype) and array.dtype.kind not in "iu":
-        raise TypeError(f"{name}: dtype {array.dtype} is not accepted; expected {ACCEPTED}")
+        raise TypeError(f"{name}: dtype {array.dtype} is not accepted; expected {ACCEPTED} or integers")
     return np.array(array, dtype=np.float64, order="C")
 
 

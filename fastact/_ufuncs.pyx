@@ -41,6 +41,7 @@ cdef void *numpys_resolver = NULL
 
 
 cdef dict data_operands = {}  # name of a ufunc -> how many of its inputs are no parameters
+cdef dict input_names = {}
 cdef object float64 = cnp.PyArray_DescrFromType(cnp.NPY_DOUBLE)
 
 
@@ -52,7 +53,7 @@ cdef int resolve(PyObject *ufunc, cnp.NPY_CASTING casting, PyObject **operands, 
     wanted = None if dtypes == NULL else <tuple>dtypes
     if wanted is None:
         for k in range(nin):
-            if OPERAND_TYPE(operands[k]) >= NPY_USERDEF:
+            if not is_known(OPERAND_TYPE(operands[k])):
                 check_user_dtype(name, k, (<object>operands[k]).dtype)
         wanted = half_loop([(<object>operands[k]).dtype for k in range(ndata)
                             if is_half(OPERAND_TYPE(operands[k]))],
@@ -61,6 +62,11 @@ cdef int resolve(PyObject *ufunc, cnp.NPY_CASTING casting, PyObject **operands, 
         return CALL_RESOLVER(numpys_resolver, ufunc, casting, operands, NULL, out)
     wanted = with_wide_parameters(wanted, ndata, nin)
     return CALL_RESOLVER(numpys_resolver, ufunc, casting, operands, <PyObject *>wanted, out)
+
+
+cdef bint is_known(int kind) noexcept:
+    """bool, integers and floats of up to 64 bits."""
+    return kind <= cnp.NPY_DOUBLE or kind == NPY_HALF
 
 
 cdef bint is_half(int kind) noexcept:
@@ -108,8 +114,8 @@ def number_of_bfloat16(dtype):
 def check_user_dtype(name, operand, dtype):
     if number_of_bfloat16(dtype) < 0:
         raise TypeError(
-            f"fastact.{name}: operand {operand} has dtype {dtype}, for which there is no loop; accepted: "
-            "float16, bfloat16, float32 and float64 (integers and bool are converted)"
+            f"fastact.{name}: {input_names[name][operand]} has dtype {dtype}, for which there is no loop; "
+            "accepted: float16, bfloat16, float32 and float64 (integers and bool are converted)"
         )
 
 
@@ -203,6 +209,12 @@ cdef bint has_two_gradients(const fa_activation_info *info, bint gated) noexcept
     return gated or info.params[0].kind == FA_HAS_GRADIENT
 
 
+cdef tuple names_of_inputs(int row, bint backward, bint gated):
+    cdef const fa_activation_info *info = &(api.gated if gated else api.activations)[row]
+    params = [(<bytes>info.params[p].name).decode() for p in range(info.nparams)]
+    return (*["dy"] * backward, "x", *["gate"] * gated, *params)
+
+
 cdef make_ufunc(int row, bint backward, bint gated, str name, str doc, int part=-1):
     """part: which of two gradients is the result, or -1 for all that there is."""
     cdef const fa_activation_info *info = &(api.gated if gated else api.activations)[row]
@@ -232,6 +244,7 @@ cdef make_ufunc(int row, bint backward, bint gated, str name, str doc, int part=
     numpys_resolver = GET_RESOLVER(<PyObject *>ufunc)
     SET_RESOLVER(<PyObject *>ufunc, <void *>resolve)
     data_operands[name] = ndata
+    input_names[name] = names_of_inputs(row, backward, gated)
     registered.append((ufunc, row, backward, gated, part))
     return ufunc
 
@@ -239,13 +252,12 @@ cdef make_ufunc(int row, bint backward, bint gated, str name, str doc, int part=
 cdef make_pair(int row, bint gated):
     cdef const fa_activation_info *info = &(api.gated if gated else api.activations)[row]
     name, formula = (<bytes>info.name).decode(), (<bytes>info.formula).decode()
-    inputs = ["x"] + ["gate"] * gated + [(<bytes>info.params[p].name).decode() for p in range(info.nparams)]
     outputs = "dx"
     if gated:
         outputs = "dx, dgate"
     elif info.params[0].kind == FA_HAS_GRADIENT:
         outputs = "dx, and the parameter's gradient an element"
-    inputs = ", ".join(inputs)
+    inputs = ", ".join(names_of_inputs(row, False, gated))
     globals()[name] = make_ufunc(row, False, gated, name, f"{formula}\n\nInputs: {inputs}.")
     globals()[f"{name}_backward"] = make_ufunc(
         row, True, gated, f"{name}_backward",
