@@ -103,7 +103,9 @@ def real_values(name: str, value: object) -> np.ndarray:
     refuse_foreign(name, value)
     array = np.asarray(value)
     if not is_float(array.dtype) and array.dtype.kind not in "iu":
-        raise TypeError(f"{name}: dtype {array.dtype} is not accepted; expected {ACCEPTED} or integers")
+        raise TypeError(
+            f"{name}: dtype {array.dtype} is not accepted; expected {ACCEPTED} or integers"
+        )
     return np.array(array, dtype=np.float64, order="C")
 
 

@@ -11,9 +11,9 @@
     fuzz       libFuzzer (clang), coverage-guided, over every C entry point
     coverage   gcov: lines of csrc/ that none of these cases reach, each with its reason
 
-tests/native/ has the cases. Before a step is believed, it must find a bug that is planted (PLANTED below). A step
-whose tools are missing is left out, loudly: that is no error. --record writes what was found to docs/reliability/,
-of which tools/reliability.py makes a page.
+tests/native/ has the cases. Before a step is believed, it must find a bug that is planted (PLANTED
+below). A step whose tools are missing is left out, loudly: that is no error. --record writes what was
+found to docs/reliability/, of which tools/reliability.py makes a page.
 """
 
 from __future__ import annotations
@@ -36,7 +36,14 @@ ROOT = Path(__file__).resolve().parent.parent
 CSRC, NATIVE = ROOT / "csrc", ROOT / "tests" / "native"
 BUILD, RECORDS = ROOT / "build" / "native", ROOT / "docs" / "reliability"
 UNCOVERED = ROOT / "tests" / "uncovered.txt"
-WRAPPED = ["fa_threads_for", "fa_worth_streaming", "fa_l2_bytes", "fa_llc_bytes", "malloc", "calloc"]
+WRAPPED = [
+    "fa_threads_for",
+    "fa_worth_streaming",
+    "fa_l2_bytes",
+    "fa_llc_bytes",
+    "malloc",
+    "calloc",
+]
 WRAPPED += ["aligned_alloc", "mmap"]
 CASES = ["arrays", "wrap", "cases", "case_elementwise", "case_batchnorm", "case_table"]
 
@@ -67,7 +74,8 @@ def need(*tools: str) -> None:
 def run(command: Iterable[object], **options) -> subprocess.CompletedProcess:
     """Its output and exit status, both streams in one."""
     return subprocess.run(
-        [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        [str(part) for part in command],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         errors="replace", check=False, **options,
     )  # fmt: skip
 
@@ -181,7 +189,19 @@ def program(flavour: Flavour) -> Path:
     made = flavour.folder / flavour.main
     wraps = [f"-Wl,--wrap={name}" for name in WRAPPED * flavour.wrapped]
     openmp = ["-fopenmp"] if flavour.openmp else ["-pthread"]
-    must([flavour.compiler, *flavour.flags, *flavour.link, *openmp, *wraps, *objects, "-lm", "-o", made])
+    must(
+        [
+            flavour.compiler,
+            *flavour.flags,
+            *flavour.link,
+            *openmp,
+            *wraps,
+            *objects,
+            "-lm",
+            "-o",
+            made,
+        ]
+    )
     return made
 
 
@@ -204,7 +224,8 @@ PLANTED = {
                 "memmove(dst, src, (size_t)(n * src_stride));",
                 "memmove(dst, src, (size_t)(n * src_stride) + 1);", "buffer-overflow"),
     "ubsan": Bug("misaligned", "elementwise.c",
-                 "&& (uintptr_t)t->ptr[k] % (uintptr_t)j->itemsize == 0;", ";", "misaligned address"),
+                 "&& (uintptr_t)t->ptr[k] % (uintptr_t)j->itemsize == 0;", ";",
+                 "misaligned address"),
     "tsan": Bug("no-lock", "pool.c",
                 "    lock();\n    fa_pool_stats stats = pool.stats;\n    unlock();",
                 "    fa_pool_stats stats = pool.stats;", "data race"),
@@ -220,7 +241,8 @@ PLANTED = {
                      "    if (fa_is_half(from))\n        gather_half(", "signal"),
     "fuzz": Bug("last-element", "view.c",
                 "left = v->shape[last] - (last ? k % v->shape[last] : k);",
-                "left = v->shape[last] - (last ? k % v->shape[last] : k) + (v->ndim == 3);", "ERROR"),
+                "left = v->shape[last] - (last ? k % v->shape[last] : k) + (v->ndim == 3);",
+                "ERROR"),
 }  # fmt: skip
 
 
@@ -250,7 +272,9 @@ def check_plant(step: str, done: subprocess.CompletedProcess) -> str:
     bug = PLANTED[step]
     said = done.stdout + (f"signal {-done.returncode}" if done.returncode < 0 else "")
     if done.returncode == 0 or bug.said not in said:
-        sys.exit(f"the planted bug {bug.name} was not found (status {done.returncode}):\n{tail(done)}")
+        sys.exit(
+            f"the planted bug {bug.name} was not found (status {done.returncode}):\n{tail(done)}"
+        )
     print(f"  planted: {bug.name} in {bug.file}: found ({bug.said})")
     return bug.name
 
@@ -281,7 +305,7 @@ ARM = Flavour(
 )  # fmt: skip
 FUZZ = Flavour(
     "fuzz",
-    # that NULL + 0 is undefined is an opinion of clang's; gcc's build looks for pointers that overflow
+    # that NULL + 0 is undefined is an opinion of clang's; gcc's build looks for overflow of pointers
     (*SANITIZE, "-fsanitize=fuzzer-no-link,address,undefined", "-fno-sanitize=pointer-overflow",
      "-DFA_USE_DISPATCH", f"-I{NATIVE}", "-Wno-everything"),
     main="fuzz", compiler="clang", openmp=False, link=("-fsanitize=fuzzer",),
@@ -504,7 +528,9 @@ def record(step: str, figures: dict) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("steps", nargs="+", choices=STEPS, metavar="STEP", help=", ".join(STEPS))
-    parser.add_argument("--cases", type=int, default=600, help="random cases (default: %(default)s)")
+    parser.add_argument(
+        "--cases", type=int, default=600, help="random cases (default: %(default)s)"
+    )
     parser.add_argument("--seconds", type=int, default=60, help="of fuzzing (default: %(default)s)")
     parser.add_argument("--record", action="store_true", help="write docs/reliability/STEP.json")
     options = parser.parse_args()
@@ -513,7 +539,9 @@ def main() -> None:
         try:
             figures = STEPS[step](options)
         except Missing as tools:
-            print(f"  {'*' * 70}\n  {step} IS LEFT OUT: not found: {tools}\n  {'*' * 70}", flush=True)
+            print(
+                f"  {'*' * 70}\n  {step} IS LEFT OUT: not found: {tools}\n  {'*' * 70}", flush=True
+            )
             continue
         if options.record:
             record(step, figures)
