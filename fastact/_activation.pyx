@@ -326,6 +326,16 @@ def real_dtype(cnp.ndarray a, cnp.ndarray b):
     return np.dtype(np.float32 if of_a == of_b == FA_FLOAT32 else np.float64)
 
 
+def broadcast_shape(a, b):
+    """Of two arrays of any rank: numpy.broadcast_shapes gives up at 32."""
+    rank = max(a.ndim, b.ndim)
+    shapes = [(1,) * (rank - c.ndim) + c.shape for c in (a, b)]
+    for of_a, of_b in zip(*shapes):
+        if of_a != of_b and 1 not in (of_a, of_b):
+            raise ValueError(f"operands could not be broadcast together with shapes {a.shape} {b.shape}")
+    return tuple([of_b if of_a == 1 else of_a for of_a, of_b in zip(*shapes)])
+
+
 def sum_to_shape(part, shape):
     """Undoes a broadcast: the sum over the axes along which an array of this shape was repeated."""
     if part.shape == shape:
@@ -465,7 +475,7 @@ cdef class _Function:
 
     def with_gate(self, dy, x, gate, out):
         """(dx, dgate), each summed to the shape of its input where that was broadcast."""
-        shape = np.broadcast_shapes(x.shape, gate.shape)
+        shape = broadcast_shape(x, gate)
         if dy.shape != shape:
             raise ValueError(f"{self.name}(): dy has shape {dy.shape}, x and gate give {shape}; "
                              "they must be the same")
@@ -520,7 +530,8 @@ cdef class _Function:
         if len(axes) == 1:
             axis = axes[0]
         elif not axes:
-            dy, x, axis = dy[np.newaxis], x[np.newaxis], 0
+            dy, x = [a[np.newaxis] if a.ndim < FA_MAX_NDIM else a.reshape(1, -1) for a in (dy, x)]
+            axis = 0
         else:
             order = axes + [axis for axis in range(x.ndim) if axis not in axes]
             shape = (weight.size, x.size // weight.size if weight.size else 0)

@@ -12,8 +12,8 @@
     coverage   gcov: lines of csrc/ that none of these cases reach, each with its reason
 
 tests/native/ has the cases. Before a step is believed, it must find a bug that is planted (PLANTED
-below). A step whose tools are missing is left out, loudly: that is no error. --record writes what was
-found to docs/reliability/, of which tools/reliability.py makes a page.
+below). A step whose tools are missing is left out, loudly: that is no error. --record writes what
+was found to docs/reliability/, of which tools/reliability.py makes a page.
 """
 
 from __future__ import annotations
@@ -305,7 +305,7 @@ ARM = Flavour(
 )  # fmt: skip
 FUZZ = Flavour(
     "fuzz",
-    # that NULL + 0 is undefined is an opinion of clang's; gcc's build looks for overflow of pointers
+    # that NULL + 0 is undefined is an opinion of clang's; gcc's build looks for such overflow
     (*SANITIZE, "-fsanitize=fuzzer-no-link,address,undefined", "-fno-sanitize=pointer-overflow",
      "-DFA_USE_DISPATCH", f"-I{NATIVE}", "-Wno-everything"),
     main="fuzz", compiler="clang", openmp=False, link=("-fsanitize=fuzzer",),
