@@ -40,20 +40,20 @@
 
 /* Results must not depend on a caller's rounding mode or flush-to-zero bits, and must leave no flag. */
 #if defined(__SSE2__)
-static uint64_t enter_environment(void)
+uint64_t fa_enter_environment(void)
 {
     unsigned old = _mm_getcsr();
     _mm_setcsr(0x1F80); /* all exceptions masked, round to nearest, no FTZ, no DAZ */
     return old;
 }
 
-static void leave_environment(uint64_t old)
+void fa_leave_environment(uint64_t old)
 {
     _mm_sfence(); /* streaming stores become visible before the caller is told that we are done */
     _mm_setcsr((unsigned)old);
 }
 #elif defined(__aarch64__)
-static uint64_t enter_environment(void)
+uint64_t fa_enter_environment(void)
 {
     uint64_t control, status;
     __asm__ volatile("mrs %0, fpcr\n\tmrs %1, fpsr" : "=r"(control), "=r"(status));
@@ -61,17 +61,17 @@ static uint64_t enter_environment(void)
     return control << 32 | (status & 0xFFFFFFFFu);
 }
 
-static void leave_environment(uint64_t old)
+void fa_leave_environment(uint64_t old)
 {
     __asm__ volatile("msr fpcr, %0\n\tmsr fpsr, %1" ::"r"(old >> 32), "r"(old & 0xFFFFFFFFu));
 }
 #else
-static uint64_t enter_environment(void)
+uint64_t fa_enter_environment(void)
 {
     return 0;
 }
 
-static void leave_environment(uint64_t old)
+void fa_leave_environment(uint64_t old)
 {
     (void)old;
 }
@@ -79,9 +79,9 @@ static void leave_environment(uint64_t old)
 
 static void run_share(ptrdiff_t begin, ptrdiff_t end, int worker, fa_task_fn task, void *context)
 {
-    uint64_t old = enter_environment();
+    uint64_t old = fa_enter_environment();
     task(context, begin, end, worker);
-    leave_environment(old);
+    fa_leave_environment(old);
 }
 
 /* ---- how many threads ------------------------------------------------------------------------------ */
@@ -425,9 +425,9 @@ int fa_threads_for(ptrdiff_t elements, const fa_cost *cost)
         return 1;
     if (cost && elements <= MOST_ELEMENTS && atomic_load(&cost->samples) < SAMPLES)
         return 1;
-    const uint64_t old = enter_environment();
+    const uint64_t old = fa_enter_environment();
     const int threads = useful_threads(elements, cost, limit);
-    leave_environment(old);
+    fa_leave_environment(old);
     return threads;
 }
 
@@ -436,9 +436,9 @@ double fa_begin_measurement(int threads, ptrdiff_t elements, const fa_cost *cost
     const int wanted = threads == 1 && elements >= LEAST_ELEMENTS && fa_get_num_threads() > 1;
     if (!wanted || atomic_load(&cost->samples) >= SAMPLES)
         return 0.0;
-    const uint64_t old = enter_environment();
+    const uint64_t old = fa_enter_environment();
     const double begin = now();
-    leave_environment(old);
+    fa_leave_environment(old);
     return begin;
 }
 
@@ -455,9 +455,9 @@ void fa_record(fa_cost *cost, ptrdiff_t elements, double begin)
 {
     if (begin == 0.0)
         return;
-    const uint64_t old = enter_environment();
+    const uint64_t old = fa_enter_environment();
     keep_least(cost, elements, begin);
-    leave_environment(old);
+    fa_leave_environment(old);
 }
 
 void fa_measured_for(ptrdiff_t ntasks, int threads, fa_task_fn task, void *context, ptrdiff_t elements,

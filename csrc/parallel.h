@@ -4,6 +4,7 @@
 
 #include <stdatomic.h>
 #include <stddef.h>
+#include <stdint.h>
 
 /* Runs tasks begin .. end - 1; `worker` is below the number of threads and no two at work share one. */
 typedef void (*fa_task_fn)(void *context, ptrdiff_t begin, ptrdiff_t end, int worker);
@@ -13,6 +14,10 @@ typedef void (*fa_task_fn)(void *context, ptrdiff_t begin, ptrdiff_t end, int wo
  * nobody waiting for long.  Every thread works in the default floating-point environment (round to nearest,
  * subnormals kept) and leaves its own, flags included, as it was. */
 void fa_parallel_for(ptrdiff_t ntasks, int threads, fa_task_fn task, void *context);
+
+/* The default floating-point environment for the calling thread; the old one, to go back to. */
+uint64_t fa_enter_environment(void);
+void fa_leave_environment(uint64_t old);
 
 /* What a kind of work costs an element on one thread, as the first calls on one thread measured it. */
 typedef struct {

@@ -15,6 +15,7 @@ from cpython.object cimport PyObject, PyTypeObject
 
 from fastact import _kernels, _protocols, _ufuncs
 from fastact._runtime cimport *
+from fastact._runtime import enter_environment, leave_environment
 
 cnp.import_array()
 
@@ -404,7 +405,16 @@ cdef class _Function:
         return self.general(args, kwargs)
 
     def general(self, tuple args, dict kwargs):
-        """Any call: parameters by name or position become the ufunc's inputs."""
+        """Any call, in the default floating-point environment: NumPy's casts and sums are to depend on it no
+        more than the kernels do."""
+        old = enter_environment()
+        try:
+            return self.dispatch(args, kwargs)
+        finally:
+            leave_environment(old)
+
+    def dispatch(self, tuple args, dict kwargs):
+        """Parameters by name or position become the ufunc's inputs."""
         inputs, kwargs = self.bind(args, kwargs)
         if self.takes_gradient():
             self.check_two_gradients(inputs, kwargs)

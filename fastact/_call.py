@@ -12,6 +12,7 @@ from fastact import _inplace, _kernels
 from fastact._context import INPUT, BatchNormContext
 from fastact._counted import Counted, count_in
 from fastact._distributed import Group, Header, checksum, exchange
+from fastact._environment import in_default_environment
 from fastact._fusion import Fused, fuse
 from fastact._running import Update, check_running, track, update_rule
 from fastact._statistics import ROWS, merged, stats_of
@@ -233,6 +234,7 @@ def described(call: Call) -> tuple[Call, float, int, list[float]]:
     return call, call.total, call.values, agreed
 
 
+@in_default_environment
 def forward(x, comm, **options) -> tuple[np.ndarray, BatchNormContext]:
     """Takes the arguments of check_call."""
     if type(x) is not np.ndarray and is_lazy(x):

@@ -9,6 +9,7 @@ from fastact import _kernels
 from fastact._call import BACKWARD
 from fastact._context import BatchNormContext, BatchNormGradients, gradients
 from fastact._distributed import AGREED, Group, Header, checksum, exchange
+from fastact._environment import in_default_environment
 from fastact._runtime import new_like
 
 SUMS = 3  # of g, of g * (x - mean), of a learned parameter's gradient
@@ -40,6 +41,7 @@ def differentiate(passes: int, dy, kept, dx, g, ctx: BatchNormContext, sums: np.
     )  # fmt: skip
 
 
+@in_default_environment
 def backward(dy: object, ctx: BatchNormContext, out: object) -> BatchNormGradients:
     dy, kept, dx, g = check_backward(dy, ctx, out)
     sums = np.zeros((SUMS, len(ctx.mean)))
@@ -47,6 +49,7 @@ def backward(dy: object, ctx: BatchNormContext, out: object) -> BatchNormGradien
     return collect(dx, g, ctx, sums)
 
 
+@in_default_environment
 def backward_on_all(dy: object, ctx: BatchNormContext, out: object) -> BatchNormGradients:
     group = Group(ctx._comm)
     agreed = [0.0] * len(AGREED)

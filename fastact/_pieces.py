@@ -17,6 +17,7 @@ from fastact import _kernels
 from fastact._call import Call, finish, normalise
 from fastact._context import BatchNormContext
 from fastact._counted import count_in
+from fastact._environment import in_default_environment
 from fastact._fusion import fuse
 from fastact._gradient import SUMS, collect, differentiate
 from fastact._runtime import new_like
@@ -127,6 +128,7 @@ def context_of(call: Call, table: np.ndarray, stats: BatchStats) -> BatchNormCon
     return finish(call, table, stats.count)[1]
 
 
+@in_default_environment
 def batch_norm_apply(
     x,
     stats,
@@ -181,6 +183,7 @@ def batch_norm_apply(
     return call.y
 
 
+@in_default_environment
 def batch_norm_backward_reduce(
     dy,
     x,
@@ -236,6 +239,7 @@ def batch_norm_backward_reduce(
     return BatchNormSums(*sums)
 
 
+@in_default_environment
 def batch_norm_backward_apply(
     dy,
     x,

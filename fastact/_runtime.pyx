@@ -6,6 +6,7 @@ import sys
 cimport numpy as cnp
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_New
+from libc.stdint cimport uint64_t
 
 from fastact._runtime cimport *
 
@@ -45,6 +46,8 @@ cdef extern from "parallel.h" nogil:
     int fa_has_openmp()
     const char *fa_threading()
     void fa_parallel_init()
+    uint64_t fa_enter_environment()
+    void fa_leave_environment(uint64_t old)
 
 
 cdef extern from "cgroup.h" nogil:
@@ -324,6 +327,15 @@ class num_threads:
 
     def __exit__(self, *exc_info):
         fa_set_thread_num_threads(self._outer.pop())
+
+
+def enter_environment():
+    """Sets the default floating-point environment for this thread; the old one, for leave_environment."""
+    return fa_enter_environment()
+
+
+def leave_environment(uint64_t old):
+    fa_leave_environment(old)
 
 
 def _cgroup_limits(root=""):
