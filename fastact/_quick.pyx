@@ -170,6 +170,7 @@ def forward(x, weight, bias, running_mean, running_var, training, momentum, eps,
     cdef bint computes = training is True
     cdef int position
     cdef ptrdiff_t channels
+    cdef uint64_t environment
     for argument in unusual:
         if argument is not None:
             return None
@@ -188,8 +189,12 @@ def forward(x, weight, bias, running_mean, running_var, training, momentum, eps,
     found = find(activation)
     if found is None:
         return None
-    return run(x, weight, bias, running_mean, running_var, computes, momentum, eps, position, found[0], found[1],
-               save_for_backward is not None)
+    environment = enter_environment()
+    try:
+        return run(x, weight, bias, running_mean, running_var, computes, momentum, eps, position, found[0], found[1],
+                   save_for_backward is not None)
+    finally:
+        leave_environment(environment)
 
 
 cdef tuple run(cnp.ndarray x, object weight, object bias, object running_mean, object running_var, bint training,
@@ -231,13 +236,8 @@ cdef bint is_ordinary(object ctx):
 
 def backward(dy, ctx):
     """Gradients, or None."""
-    cdef cnp.ndarray x, dx, table, sums
-    cdef fa_batchnorm bn
-    cdef fa_statistics statistics
-    cdef fa_view x_view, dy_view, dx_view
-    cdef double *each[3]
-    cdef int status, axis, i
-    cdef bint training
+    cdef cnp.ndarray x
+    cdef uint64_t environment
     if not (is_ordinary(ctx) and is_data(dy)):
         return None
     x = ctx.x
@@ -246,11 +246,21 @@ def backward(dy, ctx):
     found = find(ctx._fused.name)
     if found is None or found[0] is not ctx._fused:
         return None
-    axis, training, table = ctx._axis, ctx.training, ctx._table
-    bn = problem(x, axis, found[1], ctx._fused.values, False)
-    dx, sums = new_like(x, cnp.PyArray_TYPE(x)), zeros(3, bn.channels)
-    statistics = statistics_of(table)
-    x_view, dy_view, dx_view = view_of(x, axis), view_of(dy, axis), view_of(dx, axis)
+    environment = enter_environment()
+    try:
+        return differentiate(dy, x, ctx, found[1])
+    finally:
+        leave_environment(environment)
+
+
+cdef object differentiate(cnp.ndarray dy, cnp.ndarray x, object ctx, int row):
+    cdef int axis = ctx._axis, status, i
+    cdef bint training = ctx.training
+    cdef fa_batchnorm bn = problem(x, axis, row, ctx._fused.values, False)
+    cdef cnp.ndarray dx = new_like(x, cnp.PyArray_TYPE(x)), sums = zeros(3, bn.channels), table = ctx._table
+    cdef fa_statistics statistics = statistics_of(table)
+    cdef fa_view x_view = view_of(x, axis), dy_view = view_of(dy, axis), dx_view = view_of(dx, axis)
+    cdef double *each[3]
     for i in range(3):
         each[i] = <double *>cnp.PyArray_DATA(sums) + i * bn.channels
     with nogil:

@@ -1,7 +1,8 @@
 # The C interface (csrc/api.h) as Cython sees it; other modules `cimport` the table from here, and the
-# one function that makes results.
+# functions that make results and that set the floating-point environment.
 cimport numpy as cnp
 from libc.stddef cimport ptrdiff_t
+from libc.stdint cimport uint64_t
 
 
 cdef extern from "api.h" nogil:
@@ -135,3 +136,5 @@ cdef extern from "api.h" nogil:
 
 cdef const fa_api *api
 cpdef cnp.ndarray new_like(cnp.ndarray x, int kind)
+cpdef uint64_t enter_environment() noexcept
+cpdef void leave_environment(uint64_t old) noexcept

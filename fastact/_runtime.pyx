@@ -329,12 +329,12 @@ class num_threads:
         fa_set_thread_num_threads(self._outer.pop())
 
 
-def enter_environment():
+cpdef uint64_t enter_environment() noexcept:
     """Sets the default floating-point environment for this thread; the old one, for leave_environment."""
     return fa_enter_environment()
 
 
-def leave_environment(uint64_t old):
+cpdef void leave_environment(uint64_t old) noexcept:
     fa_leave_environment(old)
 
 
