@@ -33,8 +33,7 @@ def fresh():
     fa.memory.trim()
     yield before
     fa.memory.limit(before.limit)
-    if not before.enabled:
-        fa.memory.disable()
+    (fa.memory.enable if before.enabled else fa.memory.disable)()
 
 
 def values(nbytes, dtype=np.float32):
