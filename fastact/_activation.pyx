@@ -310,8 +310,8 @@ cdef object fast_call(fa_op *op, PyObject **inputs, PyObject *out, int forced):
 def _forced_dtype(dtype):
     """The driver's code for dtype=, or -1 where NumPy has to see to it."""
     kind = np.dtype(dtype)
-    if kind.num == bfloat16:
-        return FA_BFLOAT16
+    if kind.num >= NPY_USERDEF:
+        return user_dtype(np.empty(0, kind), kind.num)
     return {np.dtype(np.float32): FA_FLOAT32, np.dtype(np.float64): FA_FLOAT64,
             np.dtype(np.float16): FA_FLOAT16}.get(kind, -1)
 

@@ -8,6 +8,7 @@ import numpy as np
 
 cimport numpy as cnp
 from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF
 from libc.stdlib cimport calloc, free
 
 from fastact._runtime cimport *
@@ -25,6 +26,8 @@ cdef extern from *:
     #define CALL_RESOLVER(f, u, c, ops, t, out) \\
         ((PyUFunc_TypeResolutionFunc *)(f))((PyUFuncObject *)(u), c, (PyArrayObject **)(ops), t, \\
                                             (PyArray_Descr **)(out))
+    #define VALIDATE_CASTING(u, c, ops, out) \\
+        PyUFunc_ValidateCasting((PyUFuncObject *)(u), c, (PyArrayObject **)(ops), (PyArray_Descr **)(out))
     #define REGISTER_LOOP(u, number, f, types, data) \\
         PyUFunc_RegisterLoopForType((PyUFuncObject *)(u), number, (PyUFuncGenericFunction)(f), types, data)
     """
@@ -33,6 +36,7 @@ cdef extern from *:
     int OPERAND_TYPE(PyObject *)
     void *GET_RESOLVER(PyObject *)
     void SET_RESOLVER(PyObject *, void *)
+    int VALIDATE_CASTING(PyObject *, cnp.NPY_CASTING, PyObject **, PyObject **) except -1
     int CALL_RESOLVER(void *, PyObject *, cnp.NPY_CASTING, PyObject **, PyObject *, PyObject **)
     int REGISTER_LOOP(PyObject *, int, void *, int *, void *) except -1
 
@@ -61,6 +65,9 @@ cdef int resolve(PyObject *ufunc, cnp.NPY_CASTING casting, PyObject **operands, 
     if wanted is None:
         return CALL_RESOLVER(numpys_resolver, ufunc, casting, operands, NULL, out)
     wanted = with_wide_parameters(wanted, ndata, nin)
+    loop = loop_of_bfloat16(wanted, ndata, nin)
+    if loop is not None:
+        return take_loop(ufunc, casting, operands, loop, out)
     return CALL_RESOLVER(numpys_resolver, ufunc, casting, operands, <PyObject *>wanted, out)
 
 
@@ -93,6 +100,25 @@ cdef tuple with_wide_parameters(tuple dtypes, int ndata, int nin):
 # ---- bfloat16, which NumPy does not know: the dtype of the package ml_dtypes --------------------
 
 cdef int bfloat16_number = -1
+
+
+cdef tuple loop_of_bfloat16(tuple wanted, int ndata, int nin):
+    """The dtypes of bfloat16's loop where dtype= asks for it, else None. NumPy itself looks for a user
+    dtype's loops among those of the operands only."""
+    found = [dtype for dtype in wanted if dtype is not None and number_of_bfloat16(dtype) >= 0]
+    if not found:
+        return None
+    loop = (found[0],) * ndata + (float64,) * (nin - ndata) + (found[0],) * (len(wanted) - nin)
+    same = all([dtype is None or dtype == own for dtype, own in zip(wanted, loop)])
+    return loop if same else None
+
+
+cdef int take_loop(PyObject *ufunc, cnp.NPY_CASTING casting, PyObject **operands, tuple loop,
+                   PyObject **out) except -1:
+    for k, dtype in enumerate(loop):
+        Py_INCREF(dtype)
+        out[k] = <PyObject *>dtype
+    return VALIDATE_CASTING(ufunc, casting, operands, out)
 
 
 def number_of_bfloat16(dtype):

@@ -8,6 +8,7 @@ import pytest
 from conftest import (
     HALVES,
     NAMES,
+    PLAIN,
     assert_same_bits,
     bfloat16,
     bits,
@@ -21,6 +22,7 @@ from conftest import (
     given,
     halves,
     mixed,
+    python,
     quiet,
     settings,
 )
@@ -139,12 +141,32 @@ def test_half_precision_stays_what_it_is(name, dtype):
                          function(x.astype(np.float32), *params))  # fmt: skip
         assert_same_bits(how(name, False, None, x[0], params), want[0])
     odd = x.astype(np.float32) * np.float32(1.001)
-    assert_same_bits(function(odd, *params, dtype=dtype), function(odd.astype(dtype), *params))
+    for how in (call, call_ufunc):
+        assert_same_bits(how(name, False, None, odd, params, dtype=dtype),
+                         function(odd.astype(dtype), *params))  # fmt: skip
+        if not function.learned:
+            assert_same_bits(how(name, True, odd, odd, params, dtype=dtype),
+                             how(name, True, odd.astype(dtype), odd.astype(dtype), params))  # fmt: skip
+        with pytest.raises(TypeError, match="cast"):
+            how(name, False, None, odd, params, dtype=dtype, casting="safe")
     if params:
         array = np.full(1, params[0])
         assert function(x, array, *params[1:]).dtype == dtype
         assert function(x, array.astype(dtype), *params[1:]).dtype == dtype
         assert function(x.astype(np.float32), array.astype(dtype), *params[1:]).dtype == np.float32
+
+
+@needs_bfloat16
+def test_the_first_that_is_seen_of_bfloat16_may_be_dtype_alone():
+    code = f"""
+import numpy as np, ml_dtypes, fastact as fa
+f, x = fa.activations[{PLAIN[-1]!r}], np.linspace(-3, 3, 9, dtype=np.float32)
+y = f{{}}(x, dtype=ml_dtypes.bfloat16)
+assert y.dtype == ml_dtypes.bfloat16
+assert (y == f(x.astype(ml_dtypes.bfloat16))).all()
+"""
+    for way in ("", ".ufunc"):
+        assert python(code.format(way)) == (0, "", "")
 
 
 @needs_bfloat16
