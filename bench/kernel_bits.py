@@ -1,6 +1,7 @@
 """Do the kernels of all instruction sets with fused multiply-add give the same bits, NEON's too?
 
-    python bench/kernel_bits.py
+    python bench/kernel_bits.py              all of them
+    python bench/kernel_bits.py avx2 neon    these
 
 Builds kernel_bits.c with each set of kernels and compares what they print. The ones of another
 architecture need its compiler and qemu-user (Debian: gcc-aarch64-linux-gnu, qemu-user-static); what
@@ -32,10 +33,13 @@ def numerics() -> list[str]:
     return [*ast.literal_eval(found["NUMERICS"]), "-fno-thread-jumps", "-Wall", "-Wextra"]
 
 
-def toolchains():
+def toolchains(wanted):
     """(instruction set, compiler, flags, emulator) of those that can be built and run here."""
     native = platform.machine()
     for machine, sets in (("x86_64", X86), ("aarch64", ARM)):
+        sets = {name: flags for name, flags in sets.items() if not wanted or name in wanted}
+        if not sets:
+            continue
         own = native == machine
         compiler = "gcc" if own else f"{machine}-linux-gnu-gcc"
         emulator = [] if own else [f"qemu-{machine}-static"]
@@ -66,9 +70,9 @@ def digests(name, compiler, flags, emulator, folder) -> list[str]:
 
 
 def main() -> int:
-    first, wrong = None, 0
+    first, baseline, wrong = None, None, 0
     with tempfile.TemporaryDirectory() as folder:
-        for name, *tools in toolchains():
+        for name, *tools in toolchains(sys.argv[1:]):
             lines = digests(name, *tools, folder)
             if name == "baseline":
                 baseline = lines
@@ -79,7 +83,7 @@ def main() -> int:
             for line in differ:
                 print(f"  FAIL {line}")
             wrong |= bool(differ)
-    if first and platform.machine() == "x86_64":
+    if first and baseline:
         same = sum(a == b for a, b in zip(baseline, first[1], strict=True))
         print(f"baseline: {same} of {len(baseline)} as {first[0]} (not asked to be)")
     return int(wrong)

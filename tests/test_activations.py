@@ -26,6 +26,7 @@ from conftest import (
     each,
     error_in_ulp,
     expected,
+    finfo,
     floats,
     hard_values,
     kinds,
@@ -175,12 +176,74 @@ def test_the_bits_of_an_element_do_not_depend_on_its_neighbours(name, dtype, bac
 
 
 @each
-@floats
+@kinds
+@directions
+@quiet
+def test_at_the_largest_numbers_a_result_is_finite_where_the_exact_one_is(name, dtype, backward):
+    largest = finfo(dtype).max
+    x = np.array([largest, np.nextafter(largest, dtype(0)), largest / dtype(2)], dtype)
+    x = np.concatenate([x, -x])
+    got = call(name, backward, np.ones_like(x), x, defaults(name))
+    exact = expected(name, backward, np.ones(len(x)), x.astype(np.float64), defaults(name))
+    beyond = float(largest) * (1 + float(finfo(dtype).eps) / 4)  # rounds to infinity
+    np.testing.assert_array_equal(np.isfinite(got), np.abs(exact) <= beyond)
+    assert not np.isnan(got).any()
+
+
+@each
+@kinds
+@directions
+def test_a_nan_stays_a_nan_in_every_lane_and_alone(name, dtype, backward):
+    length = 70  # more than four vectors of the widest, and a tail
+    x = np.full((length, length), 1.5, dtype)
+    np.fill_diagonal(x, np.nan)
+    want = np.eye(length, dtype=bool)
+    dy = np.ones_like(x)
+    np.testing.assert_array_equal(np.isnan(call(name, backward, dy, x, defaults(name))), want)
+    for row, nan in zip(x, want, strict=True):
+        for part in (row, row[::-1], row[3:50]):
+            got = np.isnan(call(name, backward, dy[0, : len(part)], part, defaults(name)))
+            np.testing.assert_array_equal(got, np.isnan(part))
+        assert nan.sum() == 1
+
+
+def consecutive(dtype, count=512):
+    """Rows of consecutive numbers in ascending order, around points of every magnitude."""
+    word = {2: np.int16, 4: np.int32, 8: np.int64}[np.dtype(dtype).itemsize]
+    rng = np.random.default_rng(22)
+    centres = np.concatenate([rng.uniform(0, 40, 300), np.exp2(rng.uniform(-30, 7, 300))])
+    centres = np.concatenate([centres, [0.5, 0.75, 1, 1.25, 2, 3, 6, 8.3, 13, 17.3, 37.6, 88, 104]])
+    with np.errstate(all="ignore"):
+        words = centres.astype(dtype).view(word)[:, np.newaxis].astype(np.int64)
+    words = np.maximum(words + np.arange(count), 1)
+    x = np.minimum(words, np.array(finfo(dtype).max, dtype).view(word)).astype(word).view(dtype)
+    return np.concatenate([x, -x[:, ::-1]])
+
+
+@each
+@kinds
+@quiet
+def test_results_do_not_step_against_the_direction_of_the_function(name, dtype):
+    """All of float32 is bench/accuracy.py's; in float64 a step back of one ULP is no surprise."""
+    x = consecutive(dtype)
+    y = call(name, False, None, x, defaults(name)).astype(np.float64)
+    ends = x[:, [0, -1]].astype(np.float64)
+    direction = np.sign(expected(name, True, np.ones_like(ends), ends, defaults(name)))
+    rows = direction[:, 0] == direction[:, 1]
+    steps = np.diff(y[rows]) * direction[rows, :1]
+    allowed = np.spacing(np.abs(y[rows, :-1])) if dtype is np.float64 else 0.0
+    assert not (steps < -allowed).any(), x[rows][:, :-1][steps < -allowed][:5]
+    assert (steps > 0).any()
+
+
+@each
+@kinds
 def test_a_nan_dy_passes_unless_a_branch_is_zero(name, dtype):
     x = np.array([-2.0, -1e-3, 0.0, 1e-3, 2.0], dtype)
     dy = np.full_like(x, np.nan)
-    want = expected(name, True, dy, x, defaults(name))
-    np.testing.assert_array_equal(call(name, True, dy, x, defaults(name)), want)
+    want = expected(name, True, dy.astype(np.float64), x.astype(np.float64), defaults(name))
+    got = call(name, True, dy, x, defaults(name))
+    np.testing.assert_array_equal(got.astype(np.float64), want)
 
 
 # ---- the same bits ---------------------------------------------------------------------------
@@ -265,16 +328,39 @@ def test_same_bits_for_every_thread_count(name, dtype, backward):
             assert_same_bits(inplace, want)
 
 
+@with_parameters(NAMES[1], *LEARNED, NAMES[-1])
+@kinds
+@directions
+def test_results_that_are_written_past_the_cache_have_the_same_bits(name, dtype, backward):
+    """More data than half of the last cache: the drivers write it with streaming stores."""
+    x, dy = mixed(4099, dtype, 23), mixed(4099, dtype, 24)
+    want = call(name, backward, dy, x, defaults(name))
+    n = fa.config()["llc_bytes"] // (4 * x.itemsize) + 1021
+    if n * x.itemsize > 2**28:
+        pytest.skip("a last cache of more than a GiB")
+    x, dy, want = (np.resize(a, n) for a in (x, dy, want))
+    assert_same_bits(call(name, backward, dy, x, defaults(name)), want)
+    buffer = np.empty((n + 9) * x.itemsize, np.uint8)
+    for offset in (1, x.itemsize, 3 * x.itemsize):  # the ends are odd, and the middle is streamed
+        out = buffer[offset : offset + n * x.itemsize].view(dtype)
+        for threads in (1, 2):
+            out[:] = 0
+            with fa.num_threads(threads):
+                call(name, backward, dy, x, defaults(name), out=out)
+            assert_same_bits(out, want, f"offset {offset}, {threads} threads")
+
+
 @with_parameters(*SCALAR, *LEARNED)
+@kinds
 @directions
 @quiet
 @pytest.mark.parametrize("shape", [(7, 1, 1), (1, 1, 45), (7, 1, 45), (3, 7, 33, 45), (45,), ()])
-def test_array_parameters_give_the_bits_of_scalar_ones(name, backward, shape):
-    x, dy = (mixed(3 * 7 * 33 * 45, np.float32, s).reshape(3, 7, 33, 45) for s in (9, 10))
+def test_array_parameters_give_the_bits_of_scalar_ones(name, dtype, backward, shape):
+    x, dy = (mixed(3 * 7 * 33 * 45, dtype, s).reshape(3, 7, 33, 45) for s in (9, 10))
     value = np.random.default_rng(0).choice([0.01, 0.3, 1.7], shape)
     count = len(fa.activations[name].parameters)
     got = call(name, backward, dy, x, (value,) * count)
-    assert got.dtype == np.float32
+    assert got.dtype == dtype
     full = np.broadcast_to(value, x.shape)
     for number in np.unique(value):
         where = full == number
@@ -283,6 +369,8 @@ def test_array_parameters_give_the_bits_of_scalar_ones(name, backward, shape):
     for threads in (1, 2):
         with fa.num_threads(threads):
             assert_same_bits(call_ufunc(name, backward, dy, x, (value,) * count), got, "ufunc")
+            spread = [np.ascontiguousarray(full)] * count
+            assert_same_bits(call(name, backward, dy, x, spread), got, "contiguous parameters")
     single = value.astype(np.float32)
     by_single = call(name, backward, dy, x, (single,) * count)
     wide = call(name, backward, dy, x, (single.astype(np.float64),) * count)

@@ -15,6 +15,7 @@ from conftest import (
     expected,
     floats,
     given,
+    kinds,
     quiet,
 )
 
@@ -191,7 +192,7 @@ def test_gradients_by_finite_differences(name):
 
 
 @each
-@floats
+@kinds
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(("shape", "axis"), [((3000, 17), 1), ((3, 17, 20, 19), 1), ((2, 3), 1)])
 def test_fused_equals_unfused_bit_for_bit(name, dtype, training, shape, axis):
@@ -220,7 +221,7 @@ def test_fused_equals_unfused_bit_for_bit(name, dtype, training, shape, axis):
 
 
 @each
-@floats
+@kinds
 def test_same_bits_for_every_layout_and_thread_count(name, dtype):
     shape = (5, 19, 31, 33)
     x, dy = data(shape, dtype, 7), data(shape, dtype, 8)
@@ -243,7 +244,7 @@ def test_same_bits_for_every_layout_and_thread_count(name, dtype):
                 same_gradients(grads, want, label)
 
 
-@floats
+@kinds
 @pytest.mark.parametrize("channels", CHANNELS)
 @pytest.mark.parametrize("count", COUNTS)
 def test_a_channel_has_its_bits_alone_and_among_others(dtype, channels, count):
@@ -266,6 +267,29 @@ def test_large_arrays_are_the_same_for_every_thread_count():
     for y, grads in results[1:]:
         assert_same_bits(y, results[0][0])
         same_gradients(grads, results[0][1])
+
+
+@kinds
+@pytest.mark.parametrize("last", [False, True], ids=["NCHW", "NHWC"])
+def test_results_that_are_written_past_the_cache_have_the_same_bits(dtype, last):
+    """More data than half of the last cache, which some channels alone are not."""
+    itemsize = np.dtype(dtype).itemsize
+    batches = fa.config()["llc_bytes"] // (4 * itemsize * 16 * 64 * 65) + 2
+    if batches * 16 * 64 * 65 * itemsize > 2**28:
+        pytest.skip("a last cache of more than a GiB")
+    x, dy = data((61, 16, 64, 65), dtype, 12), data((61, 16, 64, 65), dtype, 13)
+    x, dy = (np.resize(a, (batches, *a.shape[1:])) for a in (x, dy))
+    if last:
+        x, dy = (np.moveaxis(np.ascontiguousarray(np.moveaxis(a, 1, -1)), -1, 1) for a in (x, dy))
+    for threads in (1, 2):
+        with fa.num_threads(threads):
+            y, ctx = fa.batch_norm_forward(x, activation=NAMES[-1])
+            dx = fa.batch_norm_backward(dy, ctx).x
+            for c in (0, 15):
+                some = [np.ascontiguousarray(a[:, c : c + 1]) for a in (x, dy)]
+                alone, alone_ctx = fa.batch_norm_forward(some[0], activation=NAMES[-1])
+                assert_same_bits(alone[:, 0], y[:, c])
+                assert_same_bits(fa.batch_norm_backward(some[1], alone_ctx).x[:, 0], dx[:, c])
 
 
 # ---- traps -----------------------------------------------------------------------------------

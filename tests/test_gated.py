@@ -87,6 +87,12 @@ def test_nan_and_limits_as_in_the_reference(name, dtype):
     np.testing.assert_array_equal(got[special], want[special].astype(dtype))
 
 
+def misaligned(a):
+    moved = np.ndarray(a.shape, a.dtype, bytearray(a.nbytes + 1), 1)
+    moved[...] = a
+    return moved
+
+
 @gates
 @kinds
 def test_same_bits_by_every_way(name, dtype):
@@ -102,6 +108,7 @@ def test_same_bits_by_every_way(name, dtype):
                 lambda a: a[::-1, :, ::-1],
                 np.asfortranarray,
                 lambda a: (wide[..., ::2].__setitem__(..., a), wide.copy()[..., ::2])[1],
+                misaligned,
             ):
                 turn = (lambda a: a[::-1, :, ::-1]) if move(x)[0, 0, 0] != x[0, 0, 0] else None
                 got = (function(move(x), move(gate)),

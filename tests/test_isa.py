@@ -1,7 +1,12 @@
 """Instruction sets: the one that is forced runs, and all with FMA give the same bits."""
 
+import re
+import shutil
+import subprocess
+import sys
+
 import pytest
-from conftest import python
+from conftest import NAMES, ROOT, once, python
 
 import fastact as fa
 
@@ -12,16 +17,25 @@ DIGEST = """
 import hashlib, sys, numpy as np, fastact as fa
 digest = hashlib.sha256()
 def add(array):
-    array = np.where(np.isnan(array), np.nan, array).astype(array.dtype)
+    array = np.where(np.isnan(array), array.dtype.type("nan"), array)
     digest.update(np.ascontiguousarray(array).tobytes())
 rng = np.random.default_rng(0)
-for dtype in (np.float32, np.float64):
-    unsigned = np.uint32 if dtype is np.float32 else np.uint64
-    x = rng.integers(0, 2 ** (8 * dtype().itemsize), 40_000, dtype=unsigned).view(dtype)
-    x = np.concatenate([x, rng.standard_normal(40_001).astype(dtype) * 5])
+dtypes = [np.float32, np.float64, np.float16]
+try:
+    from ml_dtypes import bfloat16
+    dtypes.append(bfloat16)
+except ImportError:
+    pass
+for dtype in dtypes:
+    size = np.dtype(dtype).itemsize
+    x = rng.integers(0, 256, 40_000 * size, dtype=np.uint8).view(dtype)
     with np.errstate(all="ignore"):
-        dy = rng.standard_normal(len(x)).astype(dtype)
+        x = np.concatenate([x, rng.standard_normal(40_001).astype(dtype) * dtype(5)])
+        dy, gated = (rng.standard_normal(len(x)).astype(dtype) for _ in range(2))
     small = rng.standard_normal((1100, 19)).astype(dtype) + dtype(3)
+    for f in fa.gated.values():
+        for part in (f(gated, x), *f.backward(dy, gated, x)):
+            add(part)
     for f in fa.activations.values():
         params = [0.25 if p is None else p for p in f.parameters.values()]
         add(f(x, *params))
@@ -74,6 +88,22 @@ def test_instruction_sets_with_fma_give_the_same_bits():
         assert ran == isa
         digests[isa] = digest
     assert len(set(digests.values())) == 1, digests
+
+
+@once
+def test_neon_gives_the_bits_of_avx2():
+    """Kernel by kernel, under qemu; where its tools are missing this is left out."""
+    script = ROOT / "bench" / "kernel_bits.py"
+    tools = ["gcc", "aarch64-linux-gnu-gcc", "qemu-aarch64-static"]
+    missing = [tool for tool in tools if shutil.which(tool) is None]
+    if not script.exists() or missing or "avx2" not in ISAS:
+        pytest.skip(f"needs the source tree, AVX2 and gcc, qemu for aarch64; missing: {missing}")
+    command = [sys.executable, str(script), "avx2", "neon"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    counts = re.search(r"^neon: (\d+) of (\d+) as avx2$", done.stdout, re.MULTILINE)
+    assert counts[1] == counts[2]
+    assert int(counts[2]) >= 8 * len(NAMES)
 
 
 def test_baseline_stays_within_the_bounds():
