@@ -13,6 +13,7 @@ import argparse
 import functools
 import importlib
 import sys
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -154,7 +155,7 @@ def best_isa(record) -> str:
 def table(record, slope: bool) -> Iterator[str]:
     isa = best_isa(record)
     peers = [p for p in PEERS if find(record, peer=p)]
-    columns = ["", "float32", "not nearest", "float32, worst x", "baseline", "float64", "float16"]
+    columns = ["", "float32", "not nearest", "worst x", "baseline", "float64", "float16"]
     columns += ["bfloat16", *peers]
     sample = f"every {accuracy.STRIDE}th, breakpoints"
     yield "| " + " | ".join(columns) + " |"
@@ -186,63 +187,150 @@ def table(record, slope: bool) -> Iterator[str]:
 
 INTRODUCTION = """# Accuracy
 
-How wrong each result can be, in units in the last place (ULP): |result - exact| over the spacing of
-the dtype at the exact value, at least the smallest subnormal. 0.5 is a correctly rounded result.
+How wrong can a result be? Errors are in units in the last place (ULP): |result - exact| over the
+spacing of the dtype at the exact value, at least the smallest subnormal. With 0.5 or less a result
+is the correctly rounded one.
+
 This page is made by `bench/accuracy_report.py` from `docs/accuracy.json`, which
-`bench/accuracy.py --full` measured; a test fails when that file belongs to other sources.
+`bench/accuracy.py --full` measured on {isa}; a test fails when that file belongs to other sources.
 
-- float32: {f32}. "not nearest": the share of results that are not the nearest float. "baseline":
-  the largest error without fused multiply-add, on every {stride}st bit pattern and at breakpoints.
-- float64: {f64} inputs a function: random bit patterns, exponents near 1, the tails, breakpoints.
+## What is promised, and the largest error found
+
+{promises}
+
+{notes}
+
+## How it is measured
+
+- float32: all 2^32 inputs, {functions} functions and derivatives; the baseline every {stride}st.
+- float64: {f64} inputs a function, a quarter each of random bit patterns, exponents near 1, the
+  interval from -40 to 40, and from -760 to 760; and all neighbours of the breakpoints.
 - float16, bfloat16: all 65,536 inputs.
-- The instruction set is {isa}. {others}
-- float64 without fused multiply-add: at most {base64:.2f} ULP forward (a sample).
-- Backward is `dy * f'(x)` at dy = 1. {excused}
-- torch, jax: their float32 functions by the same name where they compute the same, on every
-  {peer_stride}th bit pattern and around breakpoints, with default parameters, by the same oracle
-  ({peers}).
+- Backward is `dy * f'(x)` at dy = 1. Other dy, odd parameters and the gated pairs are samples.
+- The oracle (`bench/oracle.h`) states each definition in C once more, derived apart from the
+  kernels. A result is screened in double or long double; whatever is not the nearest number and
+  looks like a new maximum or a broken promise, and every 1021st of the others, is computed with 113
+  bits.
+- Peers: {peers}.
+  Their float32 functions, where one of our name computes the same, on every {peer_stride}th bit
+  pattern and around breakpoints, by the same oracle. A figure of seven digits and more is a result
+  without a right digit, such as a 0 in place of a tiny or a subnormal number.
 
-The oracle (`bench/oracle.h`) states each definition in C once more. A result is screened in double
-or long double; whatever is not the nearest number and looks like a new maximum or a broken promise,
-and every 1021st of the others, is computed with 113 bits. Zero results are asked to be zero where
-and only where the exact value rounds to zero, forward results not to step against the direction of
-the function. Other parameters, any dy, and the gated pairs are sampled by the same script.
+In the tables, "not nearest" is the share of float32 results that are not the nearest number,
+"baseline" the largest float32 error without fused multiply-add. A name leads to a picture of the
+error along x.
 """
+
+
+def note(*sentences: str) -> str:
+    """An item of a list, in lines that are not too long."""
+    return textwrap.fill("- " + " ".join(sentences), 100, subsequent_indent="  ")
+
+
+def notes(rows: list[dict], isa: str, full: list[dict]) -> str:
+    zeros = (
+        "A result is 0 where, and only where, the exact one rounds to 0; it is NaN where, and only "
+        "where, x is NaN. Subnormal results count like all others."
+    )
+    steps = (
+        "float32 and half-precision results never step against the direction of the function: that "
+        "is checked between neighbours. Where a float64 function is nearly flat from one number "
+        "to the next, a step back by one ULP is possible."
+    )
+    return "\n".join([note(zeros), note(steps), note(*excuses(full)), note(*same_bits(rows, isa))])
+
+
+def largest(rows: list[dict], pick: Callable[[dict], bool]) -> str:
+    found = max((r for r in rows if pick(r)), key=lambda r: r["max_ulp"], default=None)
+    return f"{number(found['max_ulp'])} ({found['name']})" if found else ""
+
+
+def promises(record) -> Iterator[str]:
+    """A line a promise: the bound, the largest error with fused multiply-add and without."""
+    isa = best_isa(record)
+    rows = [r for r in record["rows"] if "max_ulp" in r and "peer" not in r]
+
+    def asked(slope, dtype, any_dy=False, gated=False):
+        def pick(r) -> bool:
+            at_one = not r["of"].startswith("other parameters")
+            return (
+                (r["name"] in fa.gated) == gated and r["dtype"] == dtype
+                and (gated or (r["slope"] == slope and at_one != any_dy))
+            )  # fmt: skip
+
+        return pick
+
+    forward = max(f.max_ulp for f in fa.activations.values())
+    lines = [("half precision, forward and backward", "0.5", lambda r: "16" in r["dtype"])]
+    for dtype, bounds in (("float32", (forward, 0.51, 1, 1)), ("float64", (1, 2, 2, 2))):
+        lines += [
+            (f"{dtype}, forward", bounds[0], asked(False, dtype)),
+            (f"{dtype}, backward, dy = 1", bounds[1], asked(True, dtype)),
+            (f"{dtype}, backward, any dy, odd parameters", bounds[2], asked(True, dtype, True)),
+            (
+                f"{dtype}, gated pairs, value and gradients",
+                bounds[3],
+                asked(None, dtype, gated=True),
+            ),
+        ]
+    yield f"| | promised | largest, {isa} | largest, baseline |"
+    yield "| --- | ---: | ---: | ---: |"
+    for what, bound, pick in lines:
+        found = [largest([r for r in rows if r["isa"] == i], pick) for i in (isa, "baseline")]
+        yield f"| {what} | {bound} | " + " | ".join(found) + " |"
+
+
+def same_bits(rows: list[dict], isa: str) -> Iterator[str]:
+    """Which instruction sets were compared with the best one, and in how many sweeps."""
+    swept = sum("digest" in r and r["isa"] == isa for r in rows)
+    for other, n in Counter(r["isa"] for r in rows if r.get("same_bits")).items():
+        count = f"all {n} sweeps" if n == swept else f"{n} sweeps, of {swept}"
+        yield f"{other} gave the bits of {isa} in {count}."
+    yield "NEON's kernels are held to the same bits under qemu (`bench/kernel_bits.py`)."
+    yield "The baseline, without fused multiply-add, may differ in the last bit, within the bounds."
+
+
+def excuses(full: list[dict]) -> Iterator[str]:
+    yield "Around a zero of f' an error of 2^-33 (float32) or 2^-52 (float64) of |dy| is right."
+    needed = [f"{r['name']} {r['excused']} times" for r in full if r["excused"]]
+    yield f"Among all float32 inputs that was needed by {', '.join(needed) or 'none'}."
 
 
 def page(record) -> str:
     isa = best_isa(record)
     rows = [r for r in record["rows"] if "peer" not in r]
     full = [r for r in rows if r["isa"] == isa and r["of"] == "all" and "digest" in r]
-    swept = sum("digest" in r and r["isa"] == isa for r in rows)
-    equal = Counter(r["isa"] for r in rows if r.get("same_bits"))
-    base64 = [
-        r["max_ulp"] for r in rows
-        if r["isa"] == "baseline" and r["dtype"] == "float64" and r["name"] in fa.activations
-        and not r["slope"]
-    ]  # fmt: skip
     wide = next(r for r in rows if r["dtype"] == "float64" and "digest" in r)
-    excused = sum(r["excused"] for r in full)
-    text = INTRODUCTION.format(
-        f32=f"all 2^32 inputs ({len(full)} functions and derivatives)", stride=accuracy.STRIDE,
-        f64=f"{wide['inputs']:.0e}", isa=isa, peer_stride=PEER_STRIDE,
-        others=" ".join(f"{other} gave the same bits in {n} of {n} sweeps compared, of {swept}."
-                        for other, n in equal.items()), base64=max(base64, default=0.0),
-        excused="Around a zero of f' an error of up to 2^-33 (float32) or 2^-52 (float64) is right "
-        f"too, which {excused or 'no'} float32 results needed.",
-        peers=", ".join(sorted({r["isa"] for r in record["rows"] if "peer" in r})) or "none",
-    )  # fmt: skip
-    parts = [text]
+    parts = [
+        INTRODUCTION.format(
+            isa=isa, promises="\n".join(promises(record)),
+            notes=notes(rows, isa, full), functions=len(full), stride=accuracy.STRIDE,
+            f64=f"{wide['inputs']:.0e}", peer_stride=PEER_STRIDE,
+            peers=", ".join(sorted({r["isa"] for r in record["rows"] if "peer" in r})) or "none",
+        )
+    ]  # fmt: skip
     for slope in (False, True):
         parts.append(f"\n## {'Backward' if slope else 'Forward'}: largest error, ULP\n")
         parts += table(record, slope)
-    parts.append("\n## Gated pairs: value and both gradients, a sample\n")
-    parts += ["| | float32 | float64 |", "| --- | ---: | ---: |"]
-    for name in fa.gated:
-        cells = [find(record, isa=isa, name=name, dtype=d) for d in ("float32", "float64")]
-        if all(cells):
-            parts.append(f"| {name} | " + " | ".join(number(c["max_ulp"]) for c in cells) + " |")
+    parts.append("\n## Gated pairs: largest error, ULP\n")
+    parts.append(
+        "The value and both gradients together: a sample of gates of every magnitude, x and dy of\n"
+        "both signs. The gradient of the gate is `dy * x * f'(gate)`.\n"
+    )
+    parts += gated_table(record)
     return "\n".join(parts) + "\n"
+
+
+def gated_table(record) -> Iterator[str]:
+    isas = [isa for isa in (best_isa(record), "baseline") if find(record, isa=isa)]
+    columns = [(isa, dtype) for dtype in accuracy.FLOATS for isa in isas]
+    yield "| | " + " | ".join(f"{dtype}, {isa}" for isa, dtype in columns) + " |"
+    yield "| --- " + "| ---: " * len(columns) + "|"
+    for name in fa.gated:
+        cells = [find(record, isa=isa, name=name, dtype=dtype) for isa, dtype in columns]
+        if any(cells):
+            values = [number(cell["max_ulp"]) if cell else "" for cell in cells]
+            yield f"| {name} | " + " | ".join(values) + " |"
 
 
 def draw(record) -> None:

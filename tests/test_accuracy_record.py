@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import GATED, NAMES, ROOT
+from conftest import GATED, NAMES, ROOT, defaults, slope_zeros
 
 import fastact as fa
 
@@ -51,19 +51,76 @@ def test_the_hash_ignores_comments_and_sees_code(accuracy, tmp_path, monkeypatch
     assert accuracy.sources_hash() != before
 
 
+def measured(record):
+    """The record's own rows, the peers' left out."""
+    return [row for row in record["rows"] if "peer" not in row]
+
+
+def keys(rows):
+    return {(row["name"], row["slope"], row["dtype"]) for row in rows}
+
+
+DIRECTIONS = {(name, slope) for name in NAMES for slope in (False, True)}
+
+
 def test_every_input_of_every_function_is_on_record_and_right(record):
-    rows = [r for r in record["rows"] if "peer" not in r]
+    rows = measured(record)
     full = {(r["name"], r["slope"]): r for r in rows if r["of"] == "all" and "bins" in r}
-    assert set(full) == {(name, slope) for name in NAMES for slope in (False, True)}
+    assert set(full) == DIRECTIONS
     for (name, slope), row in full.items():
         # less NaN and infinity, plus the breakpoints
         assert row["inputs"] >= 2**32 - 2**25, name
         assert row["max_ulp"] <= (0.51 if slope else fa.activations[name].max_ulp), name
     doubles = [r for r in rows if r["of"] == "1e+08 inputs" and "digest" in r]
     assert {(r["name"], r["slope"]) for r in doubles} == set(full)
+    assert all(r["inputs"] >= 10**8 for r in doubles)
     assert all(r["max_ulp"] <= (2 if r["slope"] else 1) for r in doubles)
-    assert {r["name"] for r in rows} == {*NAMES, *GATED}
     assert all(not r.get("failures") and r.get("same_bits", True) for r in rows)
+
+
+def test_half_precision_gated_pairs_and_the_baseline_are_on_record(record):
+    rows = measured(record)
+    best = next(r["isa"] for r in rows if r["of"] == "all" and "bins" in r)
+    for isa in {best, "baseline"}:
+        own = [r for r in rows if r["isa"] == isa]
+        for dtype in ("float16", "bfloat16"):
+            found = [r for r in own if r["dtype"] == dtype]
+            assert {(r["name"], r["slope"]) for r in found} == DIRECTIONS
+            assert all(r["max_ulp"] <= 0.5 + 1e-6 and r["of"] == "all" for r in found)
+        for dtype in ("float32", "float64"):
+            gated = [r for r in own if r["name"] in GATED and r["dtype"] == dtype]
+            assert sorted(r["name"] for r in gated) == sorted(GATED)
+            assert all(r["max_ulp"] <= (1 if dtype == "float32" else 2) for r in gated)
+            assert {(n, s, dtype) for n, s in DIRECTIONS} <= keys(r for r in own if "digest" in r)
+
+
+def test_all_instruction_sets_with_fma_were_compared_in_every_sweep(record):
+    rows = measured(record)
+    best = next(r["isa"] for r in rows if r["of"] == "all" and "bins" in r)
+    swept = keys(r for r in rows if r["isa"] == best and "digest" in r)
+    others = {r["isa"] for r in rows} - {best, "baseline"}
+    assert others or best != "avx512"
+    for isa in others:
+        assert keys(r for r in rows if r["isa"] == isa and r["same_bits"]) == swept, isa
+
+
+def test_an_error_is_excused_only_where_the_derivative_has_a_zero(record):
+    with_zeros = {name for name in NAMES if slope_zeros(name, defaults(name))}
+    assert with_zeros
+    for row in measured(record):
+        if row.get("excused"):
+            gate_of = GATED if row["name"] in GATED else ()
+            assert row["name"] in with_zeros or row["name"] in gate_of, row["name"]
+            assert row["excused"] < 1e-5 * row["inputs"]
+
+
+def test_the_page_is_made_of_this_record(accuracy, record, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    import accuracy_report
+
+    page = (ROOT / "docs" / "accuracy.md").read_text()
+    assert page == accuracy_report.page(record), "run bench/accuracy_report.py"
+    assert any("peer" in row for row in record["rows"]), "run bench/accuracy_report.py --peers"
 
 
 @pytest.mark.parametrize("name", NAMES)
