@@ -91,6 +91,7 @@ def test_instruction_sets_with_fma_give_the_same_bits():
 
 
 @once
+@pytest.mark.timeout(900)
 def test_neon_gives_the_bits_of_avx2():
     """Kernel by kernel, under qemu; where its tools are missing this is left out."""
     script = ROOT / "bench" / "kernel_bits.py"
