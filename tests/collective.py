@@ -18,6 +18,9 @@ OPTIONS = {
     "weight": np.linspace(-1, 2, 5), "bias": np.linspace(0, 1, 5),
     "activation": list(fa.activations)[4],
 }  # fmt: skip
+NO_INVERSE = next(
+    n for n, f in fa.activations.items() if not fa._kernels.has_inverse(f._row)
+)  # fmt: skip
 SHARDS = ("equal", "one row", "empty")
 
 
@@ -115,6 +118,14 @@ BAD = {  # what one rank does wrong: its arguments, the error, a word of it
     "eps": ({"eps": -1.0}, ValueError, "eps"),
     "out": ({"out": np.ones(3, np.float32)}, ValueError, "out: shape"),
     "activation": ({"activation": "no such"}, ValueError, "no such"),
+    "mask": ({"mask": np.ones(3, bool)}, ValueError, "mask: shape"),
+    "weights": ({"sample_weight": -np.ones(4)}, ValueError, "sample_weight: negative"),
+    "residual": ({"residual": np.ones((4, 5))}, TypeError, "residual: dtype"),
+    "no inverse": (
+        {"activation": NO_INVERSE, "save_for_backward": "output"}, ValueError, "has no inverse",
+    ),
+    "other residual": ({"residual": np.ones((4, 5), np.float32)}, ValueError, "residual"),
+    "other saving": ({"save_for_backward": "output"}, ValueError, "save_for_backward"),
     "other channels": ({"x": np.ones((4, 6), np.float32)}, ValueError, "channels"),
     "other dtype": ({"x": np.ones((4, 5))}, ValueError, "dtype of x"),
     "other mode": (
@@ -149,6 +160,39 @@ def errors_reach_everyone(comm, rank, size):
             assert not running[0].any()
 
 
+def what_counts(comm, rank, size):
+    """Masks and weights are each rank's own; a rank may have none that counts, not all of them."""
+    x, dy, r = data(np.float32, 1), data(np.float32, 2), data(np.float32, 3)
+    weight = np.random.default_rng(4).integers(0, 4, (24, 6, 7)).astype(float)
+    weight[:5] = 0  # all that rank 0 has
+    given = {"residual": r, "sample_weight": weight}
+    _, ctx = fa.batch_norm_forward(x, **OPTIONS, **given)
+    want = fa.batch_norm_backward(dy, ctx)
+    mine = {key: shard(value, rank, size, "equal") for key, value in given.items()}
+    _, own = fa.batch_norm_forward(shard(x, rank, size, "equal"), comm=comm, **OPTIONS, **mine)
+    grads = fa.batch_norm_backward(shard(dy, rank, size, "equal"), own)
+    assert own.count == ctx.count == weight.sum()
+    assert ulps(own.mean, ctx.mean, np.float32) <= 1
+    assert ulps(own.var, ctx.var, np.float32) <= 1
+    for key in ("x", "residual"):
+        wanted = shard(getattr(want, key), rank, size, "equal")
+        np.testing.assert_allclose(getattr(grads, key), wanted, rtol=4e-7, atol=1e-6)
+    np.testing.assert_allclose(grads.weight, want.weight, rtol=1e-6, atol=1e-4)
+    with pytest.raises(ValueError, match=r"0 values per channel .* that count"):
+        fa.batch_norm_forward(x, comm=comm, mask=np.zeros((24, 6, 7), bool))
+
+
+def saving_memory(comm, rank, size):
+    """x found again from y, where y was written over it."""
+    options = {"weight": OPTIONS["weight"] + 0.1, "bias": OPTIONS["bias"], "comm": comm}
+    x, dy = (shard(data(np.float32, k), rank, size, "one row") for k in (1, 2))
+    want = fa.batch_norm_backward(dy, fa.batch_norm_forward(x, **options)[1])
+    mine = x.copy()
+    _, ctx = fa.batch_norm_forward(mine, out=mine, save_for_backward="output", **options)
+    got = fa.batch_norm_backward(dy, ctx)
+    np.testing.assert_allclose(got.x, want.x, rtol=1e-4, atol=1e-4)
+
+
 def too_few_values(comm, rank, size):
     """One value on all ranks together is none to train on; two are, one a rank."""
     x = np.ones((1 if rank == 0 else 0, 5), np.float32)
@@ -180,8 +224,8 @@ def errors_of_the_backward(comm, rank, size):
 
 
 CASES = [
-    equals_one_process, constant_statistics, the_layer, errors_reach_everyone, too_few_values,
-    errors_of_the_backward,
+    equals_one_process, constant_statistics, the_layer, errors_reach_everyone, what_counts,
+    saving_memory, too_few_values, errors_of_the_backward,
 ]  # fmt: skip
 
 
