@@ -160,7 +160,7 @@ def table(found: dict) -> str:
             lines.append(f"| {n} | {name} | {1e6 * model:.0f} us | {1e6 * times[name]:.0f} us |")
     for n, times in found["measured"].items():
         alone, together = 1e6 * times["alone"], 1e6 * times["no network"]
-        lines += ["", f"{n} ranks on this machine: a step on an array of {ROWS} takes {alone:.0f} us "
+        lines += ["", f"{n} ranks on this machine: a step on {ROWS} takes {alone:.0f} us "
                   f"alone, {together:.0f} us with `comm=` and no network between."]  # fmt: skip
     return "\n".join(lines) + "\n"
 

@@ -186,6 +186,16 @@ def mpiexec():
 
 @mpi
 @pytest.mark.parametrize("size", [2, 3])
+def test_the_example_trains(size):
+    path = Path(__file__).parents[1] / "examples" / "mpi_training.py"
+    command = [mpiexec(), "-n", str(size), sys.executable, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"{size} ranks, accuracy 0.9" in done.stdout or "accuracy 1.0" in done.stdout
+
+
+@mpi
+@pytest.mark.parametrize("size", [2, 3])
 def test_under_mpiexec(size):
     command = [mpiexec(), "-n", str(size), sys.executable, str(Path(collective.__file__))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

@@ -11,7 +11,7 @@ pytestmark = once
 
 EXAMPLES = ROOT / "examples"
 PAGES = sorted((ROOT / "docs").glob("**/*.md"))
-EXTRA = {"sklearn": "the extra demo", "torch": "torch", "jax": "jax"}
+EXTRA = {"sklearn": "the extra demo", "torch": "torch", "jax": "jax", "mpi4py": "the extra mpi"}
 
 
 def example(name):
@@ -36,8 +36,14 @@ def test_an_example_learns(name, accuracy, capsys):
     assert "accuracy" in capsys.readouterr().out
 
 
+def test_an_example_of_a_file(capsys):
+    assert example("larger_than_memory").main() < 1e-5
+    assert "chunks" in capsys.readouterr().out
+
+
 def test_every_example_is_tested_and_listed():
-    tested = {"mlp_numpy", "convnet_numpy", "sklearn_classifier"}
+    tested = {"mlp_numpy", "convnet_numpy", "sklearn_classifier", "larger_than_memory"}
+    tested |= {"mpi_training"}  # by test_distributed.py
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
     listed = (EXAMPLES / "README.md").read_text()
     assert all(f"`{name}.py`" in listed for name in tested)

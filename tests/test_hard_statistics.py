@@ -93,7 +93,7 @@ def test_two_values_nearly_equal(dtype):
 
 
 def exact_gradient(x, dy, eps):
-    """With h = +-d, d = |x0 - x1| / 2: g - mean(g) = +-(g0 - g1) / 2, less h mean(g h) / (d^2 + eps)."""
+    """x is its mean and -+d, g less its own -+(g0 - g1) / 2, of which d^2 / (d^2 + eps) goes."""
     x, dy = x.astype(np.longdouble), dy.astype(np.longdouble)
     d = (x[0] - x[1]) / 2
     g = (dy[0] - dy[1]) / 2

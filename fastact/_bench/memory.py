@@ -3,7 +3,10 @@
 In units of x, the input. Each side runs in a process of its own: the growth of its resident memory
 from before a call to its peak (`peak`: a call's result is 1), what is left when the results are
 deleted (`left`: what waits to be used again counts), and what a forward keeps alive for the
-backward once x and y are the caller's no more (`kept`).
+backward once x and y are the caller's no more (`kept`). A step of ten layers, each a matrix
+product, BatchNorm and leaky_relu, is taken as they come and with BatchNorm in place
+(save_for_backward="output"); its `time` is a multiple of what it takes fastact's ordinary mode, in
+turns in one process.
 """
 
 from __future__ import annotations
@@ -13,8 +16,10 @@ import ctypes
 import functools
 import gc
 import json
+import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,10 +35,17 @@ from fastact._bench.timing import Shape
 
 CALL_SHAPES = (16_000_000,), (4_000_000,)  # and with --quick
 STEP_SHAPES = (32, 64, 56, 56), (32, 64, 28, 28)
-REHEARSAL = {1: (64,), 4: (4, 64, 4, 4)}  # by rank: libraries are loaded, threads started
+LAYERS, LAYER_SHAPES, TURNS = 10, ((200_000, 64), (50_000, 64)), (7, 3)
+TEN, IN_PLACE = "ten layers", "ten layers, in place"
+REHEARSAL = {
+    1: (64,),
+    2: (64, 64),
+    4: (4, 64, 4, 4),
+}  # by rank: libraries are loaded, threads started
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 QUESTIONS = {"call": ("peak", "left"), "call out": ("peak",), "backward": ("peak", "left"),
-             "step": ("peak", "left"), "forward of a step": ("peak", "kept")}  # fmt: skip
+             "step": ("peak", "left"), "forward of a step": ("peak", "kept"),
+             TEN: ("peak", "time"), IN_PLACE: ("peak", "time")}  # fmt: skip
 
 
 # ---- in the process that is measured ---------------------------------------------------------
@@ -72,7 +84,24 @@ def examine(side: str, question: str, shape: Shape) -> dict[str, float]:
     del result
     give_back()
     found["left"] = resident() - before
-    return {key: value / size for key, value in found.items()}
+    found = {key: value / size for key, value in found.items()}
+    if question in (TEN, IN_PLACE):
+        found["time"] = relative_time(
+            calls[question], fastact_calls(x, dy)[TEN], TURNS[x.size < 1e7]
+        )
+    return found
+
+
+def relative_time(call: Callable[[], object], other: Callable[[], object], turns: int) -> float:
+    """The median of the ratios of turns that follow each other."""
+
+    def seconds(function: Callable[[], object]) -> float:
+        begin = time.perf_counter()
+        function()
+        return time.perf_counter() - begin
+
+    seconds(call), seconds(other)
+    return statistics.median(seconds(call) / seconds(other) for _ in range(turns))
 
 
 def data(shape: Shape) -> list[np.ndarray]:
@@ -84,6 +113,34 @@ class Kept:
 
     def __init__(self, y: object, context: object) -> None:
         self.y, self.context = y, context
+
+
+def weights(channels: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(2)
+    shape = channels, channels
+    return [rng.standard_normal(shape, dtype=np.float32) / channels**0.5 for _ in range(LAYERS)]
+
+
+def ten_layers(x: np.ndarray, dy: np.ndarray, saves: str) -> list[np.ndarray]:
+    """The gradients of the weights. What no one needs any more is let go of at once."""
+    kept: list[Any] = []
+    own, gradients = weights(x.shape[1]), []
+    for weight in own:
+        z = x @ weight
+        out = z if saves == "output" else None
+        y, ctx = fastact.batch_norm_forward(
+            z, activation=names.SLOPED, save_for_backward=saves, out=out
+        )
+        kept.append((x, ctx))
+        x = y
+    del x, y, z, ctx, out
+    while kept:
+        before, ctx = kept.pop()
+        dz = fastact.batch_norm_backward(dy, ctx).x
+        del ctx
+        gradients.append(before.T @ dz)
+        dy = dz @ own[len(kept)].T
+    return gradients
 
 
 def fastact_calls(x: np.ndarray, dy: np.ndarray) -> dict[str, Callable[[], object]]:
@@ -102,6 +159,8 @@ def fastact_calls(x: np.ndarray, dy: np.ndarray) -> dict[str, Callable[[], objec
         "backward": lambda: f.backward(dy, x),
         "step": step,
         "forward of a step": lambda: Kept(*forward()),
+        TEN: lambda: ten_layers(x, dy, "input"),
+        IN_PLACE: lambda: ten_layers(x, dy, "output"),
     }
 
 
@@ -125,14 +184,24 @@ def torch_calls(x: np.ndarray, dy: np.ndarray) -> dict[str, Callable[[], object]
         y.backward(gradient)
         return y, leaf
 
-    return {"call": lambda: f(plain), "step": step, "forward of a step": forward}
+    def ten() -> object:
+        """The activation in place, as torch allows: its backward needs its result alone."""
+        own = [torch.from_numpy(weight).requires_grad_() for weight in weights(x.shape[1])]
+        h = plain
+        for weight in own:
+            z = batch_norm(h @ weight, None, None, training=True)
+            h = getattr(torch.nn.functional, f"{names.SLOPED}_")(z, 0.01)
+        h.backward(gradient)
+        return own
+
+    return {"call": lambda: f(plain), "step": step, "forward of a step": forward, TEN: ten}
 
 
 SIDES = {OWN: fastact_calls, "torch": torch_calls}
 
 
 # torch has no backward without a forward, and its out= is no part of its documented interface
-ANSWERED = {OWN: tuple(QUESTIONS), "torch": ("call", "step", "forward of a step")}
+ANSWERED = {OWN: tuple(QUESTIONS), "torch": ("call", "step", "forward of a step", TEN)}
 
 
 def worker(side: str, question: str, shape: Shape) -> None:
@@ -163,7 +232,8 @@ def groups(options: argparse.Namespace) -> list[Group]:
         return []
     found = []
     for question, modes in QUESTIONS.items():
-        shapes = STEP_SHAPES if "step" in question else CALL_SHAPES
+        shapes = LAYER_SHAPES if question in (TEN, IN_PLACE) else CALL_SHAPES
+        shapes = STEP_SHAPES if "step" in question else shapes
         shape = shapes[options.quick]
         key = {"question": question, "shape": "x".join(map(str, shape))}
         found.append(Group(key, modes, functools.partial(build, question, shape)))

@@ -11,6 +11,7 @@ import numpy as np
 QUICK = ("relu", "leaky_relu", "elu", "sigmoid", "tanh", "gelu", "silu", "mish")
 BATCH_NORM = ("relu", "leaky_relu", "silu", "gelu")
 PICTURED = "silu"
+SLOPED = "leaky_relu"  # has an inverse; torch has its own in place
 ARITHMETIC, MEMORY_BOUND = "gelu", "relu"
 CALL, YARDSTICK = "relu", np.tanh
 ONEDNN = "relu"  # all that oneDNN fuses with BatchNorm
