@@ -30,7 +30,7 @@ import fastact as fa
 from fastact import _distributed
 
 ROOT = Path(__file__).resolve().parents[1]
-RECORD = ROOT / "docs" / "performance" / "several-machines.json"
+RECORD = ROOT / "docs" / "performance" / "distributed" / "several-machines.json"
 PAGE = ROOT / "docs" / "howto" / "several-machines.md"
 BEGIN, END = "<!-- bench/several_machines.py -->\n", "<!-- end -->\n"
 CHANNELS, ROWS, ROUNDS = 64, (4, 64, 8, 8), 300  # small, so that messages are not lost in it

@@ -106,6 +106,17 @@ def batch_norm(
     >>> fa.batch_norm(x, training=True, eps=0.0, activation="relu")
     array([[0., 0.],
            [1., 1.]], dtype=float32)
+
+    A residual connection, and a row that does not count:
+
+    >>> fa.batch_norm(x, training=True, eps=0.0, activation="relu", residual=np.ones_like(x))
+    array([[0., 0.],
+           [2., 2.]], dtype=float32)
+    >>> padded = np.array([[1, 10], [np.nan, np.nan], [3, 30]], dtype=np.float32)
+    >>> fa.batch_norm(padded, training=True, eps=0.0, mask=[True, False, True])
+    array([[-1., -1.],
+           [ 0.,  0.],
+           [ 1.,  1.]], dtype=float32)
     """
     y, _ = _quick.forward(
         x, weight, bias, running_mean, running_var, training, momentum, eps, axis, activation,
