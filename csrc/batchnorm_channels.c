@@ -71,7 +71,7 @@ static __attribute__((noinline)) const char *recover(const fa_job *j, ptrdiff_t 
 {
     const fa_span span = {.x = y, .out = buffer, .rows = 1, .strips = fa_padded(n) / FA_LANES,
                           .constants = constants};
-    j->kernels->recover(&span, fa_inverse_of(j));
+    fa_run_recover(j, &span);
     fa_patch_lost(j, c, k, n, buffer, j->tile_size);
     return buffer;
 }
@@ -169,7 +169,7 @@ static __attribute__((noinline)) void count_lost(const fa_job *j, ptrdiff_t n, f
     fa_run_forward(j, span);
     again.x = s->g;
     again.out = s->dy;
-    j->kernels->recover(&again, fa_inverse_of(j));
+    fa_run_recover(j, &again);
     memcpy((char *)s->dy + n * j->tile_size, (const char *)span->x + n * j->tile_size,
            (size_t)((fa_padded(n) - n) * j->tile_size)); /* the padding loses nothing */
     span->dy = s->dy;

@@ -90,9 +90,11 @@ static inline void fa_run_forward(const fa_job *j, const fa_span *s)
         j->kernels->normalize(s);
 }
 
-static inline const fa_inverse_fn *fa_inverse_of(const fa_job *j)
+/* x of a span of y */
+static inline void fa_run_recover(const fa_job *j, const fa_span *s)
 {
-    return j->kernels->inverse[j->bn->activation < 0 ? FA_ACTIVATION_COUNT : j->bn->activation];
+    const int activation = j->bn->activation < 0 ? FA_ACTIVATION_COUNT : j->bn->activation;
+    j->kernels->recover[activation][s->varying ? FA_VARYING : FA_UNIFORM](s);
 }
 
 /* Whether the residual has to be read: without an activation no gradient needs it. */

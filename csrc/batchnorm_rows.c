@@ -200,7 +200,7 @@ static void set_strips(const fa_job *j, int second_pass)
 /* x of a piece of y, in its place. */
 static void find_x(const fa_job *j, const piece *p, const fa_span *span, char *tile)
 {
-    j->kernels->recover(span, fa_inverse_of(j));
+    fa_run_recover(j, span);
     for (ptrdiff_t i = 0; j->bn->lost && i < p->columns; i++)
         fa_patch_lost(j, p->strip * FA_LANES + i, p->row, p->rows, tile + i * j->tile_size,
                       buffer_step(p) * j->tile_size);
@@ -312,7 +312,7 @@ static void make_again(const fa_job *j, const piece *p, fa_span *span, fa_scratc
     y.x = s->g;
     y.out = s->dy;
     y.x_step = y.out_step;
-    j->kernels->recover(&y, fa_inverse_of(j));
+    fa_run_recover(j, &y);
     span->dy = s->dy;
     span->dy_step = y.out_step;
 }

@@ -177,8 +177,8 @@ typedef struct {
     void (*round)(double *x, ptrdiff_t n);                     /* both, in place */
 } fa_half_kernels;
 
-/* z of y, in float64; params as for fa_forward_fn */
-typedef void (*fa_inverse_fn)(const void *y, double *z, ptrdiff_t n, const double *const *params);
+/* out = x of y, which is the span's x */
+typedef void (*fa_recover_fn)(const fa_span *span);
 
 /* Whether a row has an inverse: inverses.def. */
 typedef enum { FA_NO_INVERSE, FA_INVERSE, FA_STEADY_INVERSE } fa_inverse_kind;
@@ -224,9 +224,8 @@ typedef struct {
     void (*cover)(const fa_span *span, const unsigned char *mask, int by_rows, fa_cover_with with);
     void (*weighted_moments)(fa_lanes *sums, int lanes, const fa_span *span, const double *weights, int by_rows);
     void (*weighted_apply)(const fa_span *span, const double *weights, int by_rows);
-    void (*recover)(const fa_span *span, const fa_inverse_fn *inverse);
     void (*count_lost)(fa_lanes *sums, int lanes, const fa_span *span, double tolerance);
-    fa_inverse_fn inverse[FA_ACTIVATION_COUNT + 1][2]; /* the last: of none; indexed by FA_UNIFORM, FA_VARYING */
+    fa_recover_fn recover[FA_ACTIVATION_COUNT + 1][2]; /* the last: of none; indexed by FA_UNIFORM, FA_VARYING */
 } fa_batchnorm_kernels;
 
 typedef struct {
