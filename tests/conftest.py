@@ -5,9 +5,11 @@ When FASTACT_ISA is set, a run in which another instruction set is active is sto
 """
 
 import inspect
+import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +58,19 @@ def pytest_report_header(config):
         f"threads by {settings['threading'] or 'nothing'}, {settings['threads']}; "
         f"NumPy {np.__version__}"
     )
+
+
+def pytest_terminal_summary(terminalreporter):
+    """FASTACT_RECORD=FOLDER: how many cases of each file passed, for tools/reliability.py."""
+    folder = os.environ.get("FASTACT_RECORD")
+    if not folder:
+        return
+    passed = terminalreporter.stats.get("passed", [])
+    failed = terminalreporter.stats.get("failed", []) + terminalreporter.stats.get("error", [])
+    files = Counter(Path(report.nodeid.split("::")[0]).name for report in passed)
+    figures = {"step": "pytest", "isa": ISA, "passed": dict(sorted(files.items()))}
+    figures["failed"] = len(failed)
+    (Path(folder) / "pytest.json").write_text(json.dumps(figures, indent=1) + "\n")
 
 
 # ---- activations -----------------------------------------------------------------------------

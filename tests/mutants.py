@@ -1,0 +1,199 @@
+"""Plants faults in the kernels, one at a time, and asks the tests to find each.
+
+    python tests/mutants.py [NAME...] [--record]
+
+Every fault is a piece of text of a file in csrc/ and what takes its place, in a copy of csrc/ in a
+temporary folder; the module is linked anew from the objects of the last build and the one that
+changes. pytest decides, on one instruction set, and stops at the first failure. A fault that survives
+is an error; so is one whose text is not there once: then nothing was planted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+RECORD = ROOT / "docs" / "reliability" / "mutants.json"
+TESTS = ["test_batch_norm.py", "test_activations.py", "test_properties.py", "test_gated.py"]
+sys.path.insert(0, str(ROOT / "tools"))
+
+
+class Fault(NamedTuple):
+    name: str
+    file: str
+    old: str
+    new: str
+
+
+FAULTS = [
+    Fault("range: the last lanes are left out", "kernels.inc",
+          "((n) & -(ptrdiff_t)FA_LANES)", "((n - 1) & -(ptrdiff_t)FA_LANES)"),
+    Fault("range: one element early", "kernels.inc",
+          "for (ptrdiff_t i = (begin); i < (end); i++) {",
+          "for (ptrdiff_t i = (begin); i < (end) - 1; i++) {"),
+    Fault("parameters: the first for both", "kernels.inc",
+          "p0 = params[0][0], p1 = params[1][0];", "p0 = params[0][0], p1 = params[0][0];"),
+    Fault("parameters: one for all elements", "kernels.inc",
+          "#define FA_PASS_VARYING_1 , p0[i]", "#define FA_PASS_VARYING_1 , p0[0]"),
+    Fault("parameter gradient: dy and x swapped", "kernels.inc",
+          "dparam[i] = FN(fa_##name##_param_gradient)(dy[i], x[i]",
+          "dparam[i] = FN(fa_##name##_param_gradient)((real)x[i], dy[i]"),
+    Fault("backward: dy of the neighbour", "kernels.inc",
+          "FN(fa_##name##_backward)(dy[i], x[i]", "FN(fa_##name##_backward)(dy[i ^ 1], x[i]"),
+    Fault("fast body: beyond its limit", "kernels.inc",
+          "if (fa_all_within_f(x + begin, end - begin, reach))", "if (1)"),
+    Fault("fast body: parts of the element before", "kernels.inc",
+          "FA_EACH(i, begin, end, const fa_exp_parts e = fa_get_exp_f(&parts, i - begin); ",
+          "FA_EACH(i, begin, end, const fa_exp_parts e = fa_get_exp_f(&parts, (i - begin) & ~1); "),
+    Fault("moments: sign of the deviation", "batchnorm.inc",
+          "sum.v[j] = FN(fa_vadd)(sum.v[j], d);",
+          "d.hi = -d.hi; sum.v[j] = FN(fa_vadd)(sum.v[j], d);"),
+    Fault("moments: a lane is skipped", "batchnorm.inc",
+          "for (ptrdiff_t lane = 0; lane < lanes && lane < rows; lane++) {",
+          "for (ptrdiff_t lane = 1; lane < lanes && lane < rows; lane++) {"),
+    Fault("moments: swapped strides", "batchnorm.inc",
+          "            x += step * lanes;\n",
+          "            x += ahead_step / (ptrdiff_t)sizeof(real);\n"),
+    Fault("moments: the square is left as it was", "batchnorm.inc",
+          "FN(fa_put_sum)(sums + lane, 1, &square);", "(void)square;"),
+    Fault("merge: the last block is lost", "batchnorm.inc",
+          "start + run < blocks; start += 2 * run)", "start + run < blocks - 1; start += 2 * run)"),
+    Fault("merge: twice the first", "batchnorm.inc",
+          "n_add(FA_WORKING(a[c], al[c]), FA_WORKING(b[c], bl[c]))",
+          "n_add(FA_WORKING(a[c], al[c]), FA_WORKING(a[c], al[c]))"),
+    Fault("fold: one half short", "batchnorm.inc",
+          "            a[j] = n_add(a[j], a[j + half]);", "            a[j] = n_add(a[j], a[j]);"),
+    Fault("variance: unbiased", "batchnorm.inc",
+          "n_div(n_select(n_hi(m2) < 0, n_set(0), m2), n_set(n));",
+          "n_div(n_select(n_hi(m2) < 0, n_set(0), m2), n_set(n > 1 ? n - 1 : n));"),
+    Fault("variance: mean not taken off", "batchnorm.inc",
+          "n_sub(FA_WORKING(square[c], square[c + width]), n_mul(d, step));",
+          "FA_WORKING(square[c], square[c + width]);"),
+    Fault("mean: the shift is forgotten", "batchnorm.inc",
+          "fa_add_dd(fa_dd_set(shift[c], 0.0)", "fa_add_dd(fa_dd_set(0.0 * shift[c], 0.0)"),
+    Fault("eps: beside the root", "batchnorm.inc",
+          "n_div(n_set(1.0), n_sqrt(n_add(v, n_set(eps))));",
+          "n_div(n_set(1.0), n_add(n_sqrt(v), n_set(eps)));"),
+    Fault("affine: bias forgotten", "batchnorm.inc",
+          "n_set(bias ? bias[c] : 0.0));", "n_set(bias ? 0.0 : 0.0));"),
+    Fault("affine: sign of delta", "batchnorm.inc",
+          "n_muladd(n_set(-to.delta[c]), scale", "n_muladd(n_set(to.delta[c]), scale"),
+    Fault("normalise: constants of the lane beside", "batchnorm.inc",
+          "FN(fa_normalized)((x), k->centre[i],", "FN(fa_normalized)((x), k->centre[(i) ^ 1],"),
+    Fault("gradient: sign of the slope", "batchnorm.inc",
+          "        to.slope[c] = -slope;", "        to.slope[c] = slope;"),
+    Fault("gradient: stale constant", "batchnorm.inc",
+          "FA_FMA(slope, of.delta[c], -(g_sum[c] / n));",
+          "FA_FMA(slope, of.delta[c], -(g_sum[0] / n));"),
+    Fault("gradient: one reciprocal deviation too few", "batchnorm.inc",
+          "gx_sum[c] / n * rstd[c] * rstd[c];", "gx_sum[c] / n * rstd[c];"),
+    Fault("gradient: constants that float32 does not hold", "batchnorm.inc",
+          "return keeps & (n > FN(FA_FEW)) ? 0.0 : 1.0;", "return (void)keeps, (void)n, 0.0;"),
+    Fault("sides: one number late", "batchnorm.inc",
+          "const float first = fa_float_of_rank(near + steps);",
+          "const float first = fa_float_of_rank(near + steps + 1);"),
+    Fault("chunk: stale parameters", "batchnorm.inc",
+          "part->constants[i % part->strips * part->each].params[p]",
+          "part->constants[0].params[p]"),
+    Fault("chunk: rows one step short", "batchnorm.inc",
+          "buffer + r * part->strips * FA_LANES, (const real *)part->dy + r * part->dy_step, row);",
+          "buffer + r * part->strips * FA_LANES, (const real *)part->dy, row);"),
+]  # fmt: skip
+
+
+def build(folder: Path, isa: str, fault: Fault) -> None:
+    """A package in `folder` whose kernels have the fault."""
+    from native import SETUP
+
+    shutil.copytree(ROOT / "csrc", folder / "csrc")
+    source = folder / "csrc" / fault.file
+    text = source.read_text()
+    if text.count(fault.old) != 1:
+        sys.exit(f"{fault.name}: its text is not there once in {fault.file}")
+    source.write_text(text.replace(fault.old, fault.new))
+    flags = [*SETUP["NUMERICS"], "-O1", "-ftree-vectorize", *SETUP["X86"].get(isa, [])]
+    mutant = folder / f"isa_{isa}.o"
+    command = ["gcc", *flags, *SETUP["GCC_ONLY"], "-fPIC", "-w", "-c"]
+    must([*command, folder / "csrc" / f"isa_{isa}.c", "-o", mutant])
+    shutil.copytree(ROOT / "fastact", folder / "fastact")
+    (module,) = (folder / "fastact").glob("_runtime*.so")
+    objects = [mutant if p.stem == f"isa_{isa}" else p for p in built_objects()]
+    module.unlink()
+    must(["gcc", "-shared", "-fopenmp", *objects, "-lm", "-o", module])
+
+
+def built_objects() -> list[Path]:
+    (folder,) = (ROOT / "build").glob(f"temp.*{sys.implementation.cache_tag}")
+    found = [*folder.glob("csrc/*.o"), *folder.glob("**/_runtime.o")]
+    if not found:
+        sys.exit("there are no objects in build/: python setup.py build_ext --inplace makes them")
+    return found
+
+
+def must(command: Iterable[object]) -> None:
+    subprocess.run([str(part) for part in command], check=True)
+
+
+def is_caught(folder: Path, isa: str) -> str:
+    """The test that fails, or "" if none does."""
+    shutil.copytree(ROOT / "tests", folder / "tests")
+    environment = {**os.environ, "FASTACT_ISA": isa, "PYTHONPATH": str(folder)}
+    tests = [folder / "tests" / name for name in TESTS]
+    options = ["-q", "-x", "-p", "no:cacheprovider", "--rootdir", folder, "--timeout", "120"]
+    done = subprocess.run(
+        [sys.executable, "-c", LOCAL, *map(str, [*options, *tests])],
+        env=environment, cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode == 0:
+        return ""
+    failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
+    if not failed and done.returncode > 0:
+        sys.exit(f"pytest did not run:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return failed[0].split("::", 1)[1].split(" - ")[0] if failed else "the process ended"
+
+
+# an editable installation would find the package elsewhere
+LOCAL = """
+import sys
+sys.meta_path[:] = [f for f in sys.meta_path if "editable" not in getattr(f, "__module__", "")]
+sys.path[:] = [p for p in sys.path if p]
+import pytest
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("names", nargs="*", help="words of the faults to plant (default: all)")
+    parser.add_argument("--isa", default="avx2")
+    parser.add_argument("--record", action="store_true", help=f"write {RECORD.relative_to(ROOT)}")
+    options = parser.parse_args()
+    faults = [f for f in FAULTS if all(name in f.name for name in options.names)]
+    caught = {}
+    for fault in faults:
+        begin = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            build(Path(folder), options.isa, fault)
+            caught[fault.name] = is_caught(Path(folder), options.isa)
+        took = time.perf_counter() - begin
+        print(f"{fault.name}: {caught[fault.name] or 'SURVIVES'} ({took:.0f} s)", flush=True)
+    if options.record:
+        RECORD.parent.mkdir(exist_ok=True)
+        figures = {"planted": len(faults), "caught": sum(map(bool, caught.values())), "by": caught}
+        RECORD.write_text(json.dumps({"step": "mutants", **figures}, indent=1) + "\n")
+    if survivors := [name for name, test in caught.items() if not test]:
+        sys.exit(f"{len(survivors)} of {len(faults)} survive: {survivors}")
+
+
+if __name__ == "__main__":
+    main()

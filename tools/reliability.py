@@ -1,0 +1,145 @@
+"""Writes docs/reliability.md from what the tools and tests found.
+
+python tools/native.py STEP... --record
+python tests/mutants.py --record
+FASTACT_RECORD=docs/reliability python -m pytest tests/test_hostile.py tests/test_processes.py ...
+python tools/reliability.py [--check]      the last: whether the page is what the records give
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+RECORDS, PAGE = ROOT / "docs" / "reliability", ROOT / "docs" / "reliability.md"
+
+HEAD = """# Reliability
+
+What tries to break fastact, and what came of it. Each figure was written by the tool or test that
+found it (`docs/reliability/*.json`); `python tools/reliability.py` makes this page of them.
+
+| What | How much | What came of it | Planted bugs, found |
+| --- | --- | --- | --- |
+"""
+
+TAIL = """
+A step is believed only after it has found a bug that was planted for it; the last column names them.
+
+## What the steps are
+
+`tests/native/` has cases of random operations, shapes, strides, dtypes, overlaps, thread counts,
+cache sizes and floating-point environments, with memory that runs out now and then. A result has to
+be the one of packed arrays on one thread in the default environment; no byte beside the elements may
+change. `tools/native.py` builds them for AddressSanitizer and UndefinedBehaviorSanitizer, for
+valgrind, for emulated processors (the same bits as here) and for libFuzzer, and says which lines of C
+none of them reaches; `tests/uncovered.txt` says why. ThreadSanitizer and the forks have a program of
+their own, `tests/native/threads.c`. `tests/mutants.py` plants faults in the kernels, which pytest has
+to find.
+
+## Free-threaded CPython
+
+fastact does not declare itself safe without the GIL: a free-threaded interpreter turns the GIL on when
+it imports fastact. What the C code shares between threads is atomic or behind a lock (ThreadSanitizer
+looks at that), and shapes and strides are copied before a call lets other threads run. But the copy
+itself relies on the GIL, bfloat16's loops are registered at first sight of it without a lock, and a
+layer's `backward` needs what the layer's last call left in it. These want a review of their own first.
+"""
+
+
+def spelled(counts: dict) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items())
+
+
+def asan(r):
+    return (
+        "AddressSanitizer, UndefinedBehaviorSanitizer",
+        f"cases: {spelled(r['cases'])}",
+        "0 reports",
+    )
+
+
+def tsan(r):
+    return "ThreadSanitizer", f"rounds of 6 callers: {spelled(r['rounds'])}", "0 reports"
+
+
+def forks(r):
+    return (
+        "Forks from several threads, while others compute",
+        f"{r['forks']:,}",
+        f"{r['hangs']} hangs",
+    )
+
+
+def valgrind(r):
+    return "valgrind", f"cases: {spelled(r['cases'])}", "0 reports"
+
+
+def analyzer(r):
+    return "gcc -fanalyzer", f"{r['files']} files", "0 warnings"
+
+
+def emulators(r):
+    return "qemu-user", f"cases: {spelled(r['cases'])}", f"{r['differences']} differences"
+
+
+def fuzz(r):
+    how_much = f"{r['cases']:,} cases in {r['seconds']} s, {r['edges']:,} edges"
+    return "libFuzzer over the C entry points", how_much, f"{r['failures']} failures"
+
+
+def coverage(r):
+    share = f"{100 * r['reached'] / r['lines']:.1f} %"
+    left = f"{r['with a reason']} lines with a reason"
+    return (
+        "Lines of C that the native cases reach",
+        f"{r['reached']:,} of {r['lines']:,}",
+        (f"{share}; {left}"),
+    )
+
+
+def python_coverage(r):
+    return (
+        "Lines of Python that the tests reach",
+        f"{r['reached']:,} of {r['lines']:,}",
+        (f"{100 * r['reached'] / r['lines']:.1f} %"),
+    )
+
+
+def mutants(r):
+    return "Faults planted in the kernels", f"{r['planted']}", f"{r['caught']} caught by pytest"
+
+
+def pytest(r):
+    return f"pytest ({r['isa']})", spelled(r["passed"]), f"{r['failed']} failures"
+
+
+ROWS = [asan, tsan, forks, valgrind, analyzer, emulators, fuzz, coverage, python_coverage]
+ROWS += [mutants, pytest]
+
+
+def line(row) -> str:
+    path = RECORDS / f"{row.__name__}.json"
+    if not path.exists():
+        return ""
+    record = json.loads(path.read_text())
+    planted = record.get("planted", "")
+    cells = [*row(record), ", ".join(planted) if isinstance(planted, list) else ""]
+    return "| " + " | ".join(cells) + " |\n"
+
+
+def page() -> str:
+    return HEAD + "".join(map(line, ROWS)) + TAIL
+
+
+def main() -> None:
+    if "--check" in sys.argv:
+        sys.exit(
+            None if PAGE.read_text() == page() else f"{PAGE.name} is not what its records give"
+        )
+    PAGE.write_text(page())
+
+
+if __name__ == "__main__":
+    main()
