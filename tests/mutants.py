@@ -2,10 +2,10 @@
 
     python tests/mutants.py [NAME...] [--record]
 
-Every fault is a piece of text of a file in csrc/ and what takes its place, in a copy of csrc/ in a
-temporary folder; the module is linked anew from the objects of the last build and the one that
-changes. pytest decides, on one instruction set, and stops at the first failure. A fault that survives
-is an error; so is one whose text is not there once: then nothing was planted.
+Every fault is a piece of text of a file in csrc/ and what takes its place, in a copy of csrc/
+in a temporary folder; the module is linked anew from the objects of the last build and the one
+that changes. pytest decides, on one instruction set, and stops at the first failure. A fault
+that survives is an error; so is one whose text is not there once: then nothing was planted.
 """
 
 from __future__ import annotations

@@ -25,26 +25,28 @@ found it (`docs/reliability/*.json`); `python tools/reliability.py` makes this p
 """
 
 TAIL = """
-A step is believed only after it has found a bug that was planted for it; the last column names them.
+A step is believed only after it has found a bug that was planted for it; the last column
+names them.
 
 ## What the steps are
 
-`tests/native/` has cases of random operations, shapes, strides, dtypes, overlaps, thread counts,
-cache sizes and floating-point environments, with memory that runs out now and then. A result has to
-be the one of packed arrays on one thread in the default environment; no byte beside the elements may
-change. `tools/native.py` builds them for AddressSanitizer and UndefinedBehaviorSanitizer, for
-valgrind, for emulated processors (the same bits as here) and for libFuzzer, and says which lines of C
-none of them reaches; `tests/uncovered.txt` says why. ThreadSanitizer and the forks have a program of
-their own, `tests/native/threads.c`. `tests/mutants.py` plants faults in the kernels, which pytest has
-to find.
+`tests/native/` has cases of random operations, shapes, strides, dtypes, overlaps, thread
+counts, cache sizes and floating-point environments, with memory that runs out now and then. A
+result has to be the one of packed arrays on one thread in the default environment; no byte
+beside the elements may change. `tools/native.py` builds them for AddressSanitizer and
+UndefinedBehaviorSanitizer, for valgrind, for emulated processors (the same bits as here) and
+for libFuzzer, and says which lines of C none of them reaches; `tests/uncovered.txt` says why.
+ThreadSanitizer and the forks have a program of their own, `tests/native/threads.c`.
+`tests/mutants.py` plants faults in the kernels, which pytest has to find.
 
 ## Free-threaded CPython
 
-fastact does not declare itself safe without the GIL: a free-threaded interpreter turns the GIL on when
-it imports fastact. What the C code shares between threads is atomic or behind a lock (ThreadSanitizer
-looks at that), and shapes and strides are copied before a call lets other threads run. But the copy
-itself relies on the GIL, bfloat16's loops are registered at first sight of it without a lock, and a
-layer's `backward` needs what the layer's last call left in it. These want a review of their own first.
+fastact does not declare itself safe without the GIL: a free-threaded interpreter turns the
+GIL on when it imports fastact. What the C code shares between threads is atomic or behind a
+lock (ThreadSanitizer looks at that), and shapes and strides are copied before a call lets
+other threads run. But the copy itself relies on the GIL, bfloat16's loops are registered at
+first sight of it without a lock, and a layer's `backward` needs what the layer's last call
+left in it. These want a review of their own first.
 """
 
 
