@@ -7,6 +7,8 @@ torch.Size([2, 8, 5, 5])
 - A function for each activation, with the parameters of torch.nn.functional's, and `Activation`, a
   module for any of them.
 - `batch_norm`, and `BatchNorm1d`, `BatchNorm2d`, `BatchNorm3d`: torch's, fused with any activation.
+- `SyncBatchNorm`, with statistics of all processes, by gloo; `Communicator`, for fastact's own
+  ``comm=``.
 - `fuse(model)` finds BatchNorm and the activation behind it in a model and makes them one.
 
 All are operators of `torch.library`: one node for torch.compile and torch.export. fastact itself
@@ -17,6 +19,7 @@ from fastact.torch._activations import Activation, functions
 from fastact.torch._batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, batch_norm
 from fastact.torch._fuse import Report, fuse
 from fastact.torch._randomized import rrelu_training
+from fastact.torch._sync import Communicator, SyncBatchNorm
 
 globals().update(functions)
 __all__ = [
@@ -25,7 +28,9 @@ __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
+    "Communicator",
     "Report",
+    "SyncBatchNorm",
     "batch_norm",
     "fuse",
     "rrelu_training",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -341,11 +342,12 @@ class FusedBatchNorm(torch.nn.modules.batchnorm._BatchNorm):
         *,
         activation: str | fa.Activation | None = None,
         activation_params: Mapping[str, Value] | None = None,
-        **newer: bool,
+        **newer: Any,
     ) -> None:
         super().__init__(
-            num_features, eps, momentum, affine, track_running_stats, device, dtype, **newer
-        )
+            num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype,
+            **newer,
+        )  # fmt: skip
         settle(activation, activation_params)
         self.activation = None
         if activation is not None:
@@ -356,19 +358,24 @@ class FusedBatchNorm(torch.nn.modules.batchnorm._BatchNorm):
         self._check_input_dim(input)
         tracks = self.training and self.track_running_stats
         statistics = (self.running_mean, self.running_var)
-        y = _apply(
+        y = self._normalise(
             input,
-            *(statistics if tracks or not self.training else (None, None)),
-            self.weight,
-            self.bias,
+            statistics if tracks or not self.training else (None, None),
             self.training or (self.running_mean is None and self.running_var is None),
             self._momentum(tracks),
-            self.eps,
             Settings() if self.activation is None else self.activation.settings(),
         )
         if tracks and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
         return y
+
+    def _normalise(
+        self, x: Tensor, statistics: tuple[Tensor | None, Tensor | None], training: bool,
+        momentum: float, settings: Settings,
+    ) -> Tensor:  # fmt: skip
+        return _apply(
+            x, *statistics, self.weight, self.bias, training, momentum, self.eps, settings
+        )
 
     def _momentum(self, tracks: bool) -> float:
         if self.momentum is not None:
