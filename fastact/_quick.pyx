@@ -228,10 +228,15 @@ cdef tuple run(cnp.ndarray x, object weight, object bias, object running_mean, o
     return y, BatchNormContext(x, mean, var, bn.count, training, axis, table, fused, dtype_of(weight), dtype_of(bias))
 
 
+cdef bint is_narrowed_to(object dtype):
+    """Whether `narrowed` knows it; half precision goes the long way."""
+    return dtype is None or (<cnp.dtype>dtype).num in (cnp.NPY_FLOAT, cnp.NPY_DOUBLE)
+
+
 cdef bint is_ordinary(object ctx):
     """Whether a context is one that `forward` above leaves, or would."""
     return (type(ctx) is BatchNormContext and ctx._comm is None and ctx.residual is None and ctx._counted is None
-            and ctx.y is None)
+            and ctx.y is None and is_narrowed_to(ctx._weight) and is_narrowed_to(ctx._bias))
 
 
 def backward(dy, ctx):

@@ -342,6 +342,20 @@ def test_few_channels_and_values(shape, training, error):
     assert (state["running_var"] == 1).all()
 
 
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", ">f2", ">f4", "i4", "bfloat16"])
+def test_gradients_have_the_dtypes_of_weight_and_bias(dtype):
+    if dtype == "bfloat16":
+        dtype = pytest.importorskip("ml_dtypes").bfloat16
+    small = np.arange(1, 401).astype(dtype)
+    x = data((20, 400))
+    _, ctx = fa.batch_norm_forward(x, weight=small, bias=small)
+    grads = fa.batch_norm_backward(x, ctx)
+    want = np.dtype(dtype).newbyteorder("=") if np.dtype(dtype).kind in "fV" else np.float64
+    assert grads.weight.dtype == grads.bias.dtype == want
+    with np.errstate(all="ignore"):
+        np.testing.assert_allclose(grads.bias.astype(float), x.sum(0), rtol=0.01, atol=0.05)
+
+
 # ---- where results go ------------------------------------------------------------------------
 
 
