@@ -7,7 +7,8 @@ What is measured is the installed fastact, by calls as a user makes them. --full
 input with the best instruction set, holds the others that have fused multiply-add to the same bits,
 and measures the baseline on the sample. It writes docs/accuracy.json as it goes and, interrupted,
 goes on where it stopped; accuracy_report.py makes docs/accuracy.md of it. The JSON carries a hash
-of the sources that it belongs to. Exit status 1: a promise is broken.
+of the sources that each function's figures belong to: a change to one asks for its sweep alone.
+Exit status 1: a promise is broken.
 """
 
 from __future__ import annotations
@@ -369,29 +370,66 @@ def key_of(row: dict) -> str:
 # ---- the record ------------------------------------------------------------------------------
 
 
-def sources_hash() -> str:
-    """A hash of what the figures depend on, kernels and oracle, less comments and white space."""
-    total = hashlib.sha256()
-    files = [ROOT / "csrc" / name for name in KERNELS] + [HERE / "oracle.h", HERE / "oracle.c"]
-    for path in files:
-        text = re.sub(r"/\*.*?\*/|//[^\n]*", " ", path.read_text(), flags=re.DOTALL)
-        total.update(path.name.encode() + " ".join(text.split()).encode())
-    setup = (ROOT / "setup.py").read_text()
-    total.update(re.search(r"NUMERICS = .*?\n\n", setup, flags=re.DOTALL)[0].encode())
-    return total.hexdigest()[:16]
+def code_of(path: Path) -> str:
+    text = path.read_text()
+    if path.name == "setup.py":
+        return re.search(r"NUMERICS = .*?\n\n", text, flags=re.DOTALL)[0]
+    return re.sub(r"/\*.*?\*/|//[^\n]*", "", text, flags=re.DOTALL)
+
+
+def owners(block: str) -> set[str]:
+    """The functions whose bodies these lines are: all that is defined there bears their names."""
+    defined = re.findall(r"FA_INLINE [\w ]+?\**(?:FN\()?fa_(\w+)", block)
+    defined += re.findall(r"#define FA_(?:FAST_|SIDES_)?(\w+)", block)
+    names = sorted((*fa.activations, *fa.gated), key=len, reverse=True)
+    found = {next((n for n in names if f"{d}_".startswith(f"{n}_")), None) for d in defined}
+    return set() if None in found else found
+
+
+def sources() -> dict[str, str]:
+    """For each function a hash of what its figures depend on, less comments and white space: the
+    kernels, the oracle, and of the bodies its own and those that it is made of."""
+    files = [ROOT / "csrc" / name for name in KERNELS if name != "activations.h"]
+    shared = [
+        code_of(path) for path in (*files, HERE / "oracle.h", HERE / "oracle.c", ROOT / "setup.py")
+    ]
+    own = {name: "" for name in (*fa.activations, *fa.gated)}
+    for block in re.split(r"\n\s*\n", code_of(ROOT / "csrc" / "activations.h")):
+        found = owners(block)
+        for name in found:
+            own[name] += block
+        if not found:
+            shared.append(block)
+    common = " ".join(" ".join(shared).split())
+    return {name: digest(common + with_parts(name, own)) for name in own}
+
+
+def with_parts(name: str, own: dict[str, str]) -> str:
+    """The bodies of a function, and of others whose names stand in them."""
+    parts, text = {name}, own[name]
+    while more := {n for n in own if n not in parts and re.search(rf"\bfa_{n}_", text)}:
+        parts |= more
+        text = " ".join(own[n] for n in sorted(parts))
+    return " ".join(text.split())
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def load() -> dict:
+    """What the record has of functions that are still the same."""
+    record, current = {"rows": []}, sources()
     if RECORD.exists():
         record = json.loads(RECORD.read_text())
-        if record["sources"] == sources_hash():
-            return record
-    return {"sources": sources_hash(), "rows": []}
+    known = record.get("sources", {})
+    same = {name for name, value in current.items() if known.get(name) == value}
+    return {"sources": current, "rows": [r for r in record["rows"] if r["name"] in same]}
 
 
 def save(record: dict) -> None:
     rows = ",\n".join(json.dumps(row) for row in record["rows"])
-    RECORD.write_text(f'{{"sources": "{record["sources"]}", "rows": [\n{rows}\n]}}\n')
+    RECORD.write_text(f'{{"sources": {json.dumps(record["sources"])}, "rows": [\n{rows}\n]}}\n')
 
 
 def show(row: dict) -> None:
@@ -406,7 +444,7 @@ def show(row: dict) -> None:
 
 def measure_here(full: bool, names: list[str], out: str | None) -> int:
     """This process's instruction set."""
-    record = load() if full else {"sources": sources_hash(), "rows": []}
+    record = load() if full else {"sources": sources(), "rows": []}
     failed = []
 
     def done(row):

@@ -576,8 +576,10 @@ FA_INLINE real FN(fa_silu_backward)(real dy, real x) {
 #define FA_FAST_silu_forward , EXP
 FA_INLINE float fa_silu_forward_limit(void) { return FA_EXP_LIMIT_F; }
 FA_INLINE float fa_silu_forward_exponent(float x) { return x; }
+/* Of all float32 this is off by 0.51008 ULP at one, whose neighbour is off by 0.48992. */
 FA_INLINE float fa_silu_fast_value(float x, fa_exp_parts e) {
-    return fa_times_f(x, fa_quotient_f(fa_logistic_f(e)));
+    float y = fa_times_f(x, fa_quotient_f(fa_logistic_f(e)));
+    return fa_choose_f32(x == -0x1.4df974p+2f, -0x1.cc94dcp-6f, y);
 }
 #endif
 

@@ -34,21 +34,50 @@ def record():
 
 
 def test_the_record_belongs_to_these_sources(accuracy, record):
-    assert record["sources"] == accuracy.sources_hash(), "run bench/accuracy.py --full"
+    current = accuracy.sources()
+    stale = [name for name in current if record["sources"].get(name) != current[name]]
+    assert not stale, f"run bench/accuracy.py --full {' '.join(stale)}"
+    assert set(record["sources"]) == set(current) == {*NAMES, *GATED}
 
 
-def test_the_hash_ignores_comments_and_sees_code(accuracy, tmp_path, monkeypatch):
+@pytest.fixture
+def changed(accuracy, tmp_path, monkeypatch):
+    """The functions whose hash differs after a replacement in activations.h."""
     for folder in ("csrc", "bench"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("*.o"))
     shutil.copy(ROOT / "setup.py", tmp_path)
+    before = accuracy.sources()
     monkeypatch.setattr(accuracy, "ROOT", tmp_path)
     monkeypatch.setattr(accuracy, "HERE", tmp_path / "bench")
-    before = accuracy.sources_hash()
-    kernels = tmp_path / "csrc" / "activations.h"
-    kernels.write_text(kernels.read_text() + "\n/* a comment */\n\n")
-    assert accuracy.sources_hash() == before
-    kernels.write_text(kernels.read_text() + "\nint code;\n")
-    assert accuracy.sources_hash() != before
+
+    def replace(old, new, name="activations.h"):
+        kernels = tmp_path / "csrc" / name
+        text = kernels.read_text()
+        assert old in text
+        kernels.write_text(text.replace(old, new, 1))
+        after = accuracy.sources()
+        return {name for name in after if after[name] != before[name]}
+
+    return replace
+
+
+def test_the_hash_ignores_comments(changed):
+    assert changed("FA_INLINE", "/* a comment */\n\nFA_INLINE") == set()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_function_has_its_own_hash(accuracy, changed, name):
+    """Its body, or what is beside it: then more functions, but never fewer."""
+    assert name in changed(f"FN(fa_{name}_value)(", f"FN(fa_{name}_value)(/**/int code, ")
+
+
+def test_a_body_belongs_to_few(changed):
+    body = f"FN(fa_{NAMES[-1]}_value)("
+    assert changed(body, "int code; " + body) == {NAMES[-1]}
+
+
+def test_what_is_shared_belongs_to_all(changed):
+    assert changed("FA_INLINE", "int code; FA_INLINE", "vmath.h") == {*NAMES, *GATED}
 
 
 def measured(record):
