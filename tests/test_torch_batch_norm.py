@@ -166,6 +166,35 @@ def test_one_learned_value_for_all_channels(name):
     assert torch.autograd.gradgradcheck(call, (x, *module.parameters()))
 
 
+@some
+@modes
+def test_a_residual(name, training):
+    """Added before the activation: the bits of fastact, gradients of both orders; what the kernel
+    does not take is composed."""
+    torch.manual_seed(2)
+    module = layer((4, 3, 5), name, track_running_stats=not training).train(training)
+    x, residual = torch.randn(4, 3, 5), torch.randn(4, 3, 5)
+    z = copy.deepcopy(module)
+    z.activation = None
+    after = module.activation or torch.nn.Identity()
+    want = after(z(x) + residual)
+    assert module(x, residual).equal(want)
+    larger = [torch.randn(2, 4, 3, 5)] * (name not in LEARNED)
+    for other in (torch.randn(3, 1), torch.randn(()), residual.double(), *larger):
+        torch.testing.assert_close(module(x, other), after(z(x) + other))
+    module.double()
+    inputs = [t.double().requires_grad_() for t in (x, residual[:1])]
+    assert torch.autograd.gradcheck(module, inputs)
+    assert torch.autograd.gradgradcheck(module, inputs)
+    module.float()
+    form = torch.randn(4, 3, 5, 2).to(memory_format=torch.channels_last).requires_grad_()
+    wide = layer((4, 3, 5, 2), name)
+    y = wide(form, form)
+    assert y.stride() == form.stride()
+    y.sum().backward()
+    assert form.grad.shape == form.shape
+
+
 def test_only_what_is_asked_for_gets_a_gradient():
     module = layer((6, 3), NAMES[-1])
     module.weight.requires_grad_(False)
@@ -177,7 +206,7 @@ def test_only_what_is_asked_for_gets_a_gradient():
     bare(x).square().sum().backward()
     assert x.grad is not None
     y, state = torch.ops.fastact.batch_norm.default(
-        x, None, None, None, None, None, True, 1e-5, "", [], ROWS
+        x, None, None, None, None, None, None, True, 1e-5, "", [], ROWS
     )
     assert y.requires_grad
     assert not state.requires_grad
@@ -337,14 +366,15 @@ def test_torchs_checks_of_the_operators(name, training):
     stats = (None, None) if training else (module.running_mean, module.running_var)
     tail = (training, 1e-5, settings[0], settings[1])
     x = torch.randn(4, 3, 2, requires_grad=True)
-    tensors = (module.weight, module.bias, settings[2])
-    arguments = (x, *stats, *tensors, *tail, ROWS)
-    torch.library.opcheck(torch.ops.fastact.batch_norm.default, arguments)
-    _, state = torch.ops.fastact.batch_norm.default(*arguments)
-    dy = torch.randn_like(x).requires_grad_()
-    torch.library.opcheck(
-        torch.ops.fastact.batch_norm_backward.default, (dy, x, state.detach(), *tensors, *tail)
-    )
+    for residual in (None, torch.randn(4, 3, 2, requires_grad=True)):
+        tensors = (module.weight, module.bias, settings[2], residual)
+        arguments = (x, *stats, *tensors, *tail, ROWS)
+        torch.library.opcheck(torch.ops.fastact.batch_norm.default, arguments)
+        _, state = torch.ops.fastact.batch_norm.default(*arguments)
+        dy = torch.randn_like(x).requires_grad_()
+        torch.library.opcheck(
+            torch.ops.fastact.batch_norm_backward.default, (dy, x, state.detach(), *tensors, *tail)
+        )
     torch.library.opcheck(
         torch.ops.fastact.track_.default,
         (module.running_mean.clone(), module.running_var.clone(), state.detach(), 8, 0.1),

@@ -11,9 +11,6 @@ from torch_tools import BY_SPELLING, fat, plain, torch
 nn, functional = torch.nn, torch.nn.functional
 pytestmark = [once, pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")]
 
-RESIDUAL = fat._batch_norm.HAS_RESIDUAL
-residual = pytest.mark.skipif(not RESIDUAL, reason="no residual in this fastact")
-
 
 def randomize(model):
     torch.manual_seed(0)
@@ -221,14 +218,12 @@ def test_a_residual_network():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), Block(4),
                           Block(4, 2, True), nn.BatchNorm2d(4))  # fmt: skip
     fused = {"1": "relu", "3.bn1": "relu", "4.bn1": "relu"}
-    left = {"5": "the module's own"}
-    if RESIDUAL:
-        fused |= {"3.bn2": "relu", "4.bn2": "relu"}
-        left |= {"4.down.1": "the addition behind it is fused with 4.bn2"}
-    else:
-        left |= dict.fromkeys(["3.bn2", "4.bn2", "4.down.1"], "an addition and relu follow")
+    fused |= {"3.bn2": "relu", "4.bn2": "relu"}
+    left = {
+        "5": "the module's own", "4.down.1": "the addition behind it is fused with 4.bn2",
+    }  # fmt: skip
     report = check(model, 2, 3, 10, 10, fused=fused, left=left, rewritten=["3", "4"])
-    assert [r.adds for r in report.replaced].count(True) == 2 * RESIDUAL
+    assert [r.adds for r in report.replaced].count(True) == 2
 
 
 def test_chains_of_chains():
@@ -369,9 +364,8 @@ def test_a_fused_model_compiles_exports_and_is_traced():
     exported = torch.export.export(model, (x,))
     torch.testing.assert_close(exported.module()(x), want)
     targets = [str(n.target) for n in exported.graph.nodes]
-    assert targets.count("fastact.batch_norm.default") == 2 + RESIDUAL
-    # what is left of relu: the one behind the addition, where that is not fused
-    assert sum("relu" in t for t in targets) == (not RESIDUAL)
+    assert targets.count("fastact.batch_norm.default") == 3
+    assert not any("relu" in t or "add" in t for t in targets)
 
 
 class Features(nn.Module):
@@ -412,7 +406,25 @@ class Adding(nn.Module):
         return torch.relu(self.norm(x * 1.5) + torch.ones(self.shape, dtype=x.dtype))
 
 
-@residual
 @pytest.mark.parametrize("shape", [(2, 4, 1, 1), (4, 1, 1), (2, 4, 5, 5)])
 def test_an_addition_that_broadcasts(shape):
     check(Adding(shape), 2, 4, 5, 5, fused={"norm": "relu"})
+
+
+class AddingInPlace(nn.Module):
+    """Another tensor is what changes."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4)
+
+    def forward(self, x):
+        kept = x * 2
+        kept += self.norm(x * 3)
+        return torch.relu(kept)
+
+
+def test_an_addition_in_place_to_another_tensor_is_left():
+    report = fat.fuse(AddingInPlace())
+    assert not report.replaced
+    assert "added to another tensor in place" in report.left[0].reason

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +19,7 @@ from fastact.torch._activations import (
     Activation,
     Settings,
     Value,
+    _broadcasts,
     define,
     second_order,
     settle,
@@ -28,12 +28,11 @@ from fastact.torch._activations import (
 from fastact.torch._tensors import array_of, check, empty_like, tensor_of
 
 AXIS = 1  # torch's channels
-HAS_RESIDUAL = "residual" in inspect.signature(fa.batch_norm_forward).parameters
 ARGUMENTS = (
-    "Tensor? weight, Tensor? bias, Tensor? learned, bool training, float eps, str activation, "
-    "float[] numbers"
+    "Tensor? weight, Tensor? bias, Tensor? learned, Tensor? residual, bool training, float eps, "
+    "str activation, float[] numbers"
 )
-TENSORS = 4  # x, weight, bias, learned
+TENSORS = 4  # weight, bias, learned, residual
 
 
 # ---- the state between forward and backward ------------------------------------------------------
@@ -49,14 +48,15 @@ def _pack(ctx: fa.BatchNormContext) -> Tensor:
 
 
 def _unpack(
-    x: np.ndarray, table: np.ndarray, weight: Tensor | None, bias: Tensor | None, training: bool,
-    fused: object,
+    x: np.ndarray, table: np.ndarray, weight: Tensor | None, bias: Tensor | None,
+    residual: Tensor | None, training: bool, fused: object,
 ) -> fa.BatchNormContext:  # fmt: skip
     return fa.BatchNormContext(
         x=x, mean=table[MEAN], var=table[VAR], count=x.size // max(x.shape[AXIS], 1),
         training=training, _axis=AXIS, _table=table, _fused=fused,
         _weight=None if weight is None else array_of("weight", weight).dtype,
         _bias=None if bias is None else array_of("bias", bias).dtype,
+        residual=None if residual is None else array_of("residual", residual),
     )  # fmt: skip
 
 
@@ -83,18 +83,21 @@ def _named(name: str, numbers: list[float]) -> list[tuple[str, float]]:
 
 def _forward(
     x: Tensor, mean: Tensor | None, var: Tensor | None, weight: Tensor | None, bias: Tensor | None,
-    learned: Tensor | None, training: bool, eps: float, activation: str, numbers: list[float],
-    rows: int,
+    learned: Tensor | None, residual: Tensor | None, training: bool, eps: float, activation: str,
+    numbers: list[float], rows: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """(y, state). `rows` is ROWS, for what torch caches of compiled graphs: what another version of
     fastact has left there is another graph."""
     array = array_of("x", x)
     y, out = empty_like(x, array)
-    small = {"weight": weight, "bias": bias, "running_mean": mean, "running_var": var}
+    others = {
+        "weight": weight, "bias": bias, "running_mean": mean, "running_var": var,
+        "residual": residual,
+    }  # fmt: skip
     with threads():
         _, ctx = fa.batch_norm_forward(
             array, training=training, eps=eps, axis=AXIS, out=out,
-            **{name: None if a is None else array_of(name, a) for name, a in small.items()},
+            **{name: None if a is None else array_of(name, a) for name, a in others.items()},
             **_activation(activation, numbers, learned, x.shape[AXIS]),
         )  # fmt: skip
     return y, _pack(ctx)
@@ -106,44 +109,42 @@ def _fake_forward(x: Tensor, *rest) -> tuple[Tensor, Tensor]:
 
 
 def _save_forward(ctx, inputs: tuple, output: tuple) -> None:
-    x, _, _, weight, bias, learned, *ctx.settings, _ = inputs
-    ctx.save_for_backward(x, weight, bias, learned, output[1])
+    x, _, _, *others = inputs
+    ctx.settings = others[TENSORS:-1]
+    ctx.save_for_backward(x, output[1], *others[:TENSORS])
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
 
 
 def _gradient(ctx, dy: Tensor | None, _: Tensor | None):
-    x, weight, bias, learned, state = ctx.saved_tensors
+    x, state, *others = ctx.saved_tensors
     nothing = [None] * (len(ctx.settings) + 1)
     if dy is None:
-        return None, None, None, None, None, None, *nothing
-    dx, *rest = _backward_operator(dy, x, state, weight, bias, learned, *ctx.settings)
+        return (None,) * (3 + TENSORS + len(nothing))
+    dx, *rest = _backward_operator(dy, x, state, *others, *ctx.settings)
     given = [
-        None if tensor is None else gradient
-        for tensor, gradient in zip((weight, bias, learned), rest, strict=True)
+        None if tensor is None else gradient for tensor, gradient in zip(others, rest, strict=True)
     ]
     return dx, None, None, *given, *nothing
 
 
 def _backward(
     dy: Tensor, x: Tensor, state: Tensor, weight: Tensor | None, bias: Tensor | None,
-    learned: Tensor | None, training: bool, eps: float, activation: str, numbers: list[float],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """(dx, dweight, dbias, dlearned), the last three empty where there is no such tensor."""
+    learned: Tensor | None, residual: Tensor | None, training: bool, eps: float, activation: str,
+    numbers: list[float],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """(dx, dweight, dbias, dlearned, dresidual), empty but dx where there is no such tensor."""
     array = array_of("x", x)
     dx, out = empty_like(x, array)
     arguments = _activation(activation, numbers, learned, x.shape[AXIS])
     fused = fuse(arguments.get("activation"), arguments.get("activation_params"), x.shape[AXIS])
-    ctx = _unpack(array, array_of("state", state), weight, bias, training, fused)
+    ctx = _unpack(array, array_of("state", state), weight, bias, residual, training, fused)
     with threads():
         grads = fa.batch_norm_backward(array_of("dy", dy), ctx, out=out)
     params = grads.activation_params or {}
-    return dx, *[
-        _like(tensor, gradient)
-        for tensor, gradient in (
-            (weight, grads.weight), (bias, grads.bias), (learned, next(iter(params.values()), None))
-        )
-    ]  # fmt: skip
+    found = (grads.weight, grads.bias, next(iter(params.values()), None), grads.residual)
+    tensors = (weight, bias, learned, residual)
+    return dx, *[_like(tensor, g) for tensor, g in zip(tensors, found, strict=True)]
 
 
 def _like(tensor: Tensor | None, values: np.ndarray | None) -> Tensor:
@@ -154,16 +155,16 @@ def _like(tensor: Tensor | None, values: np.ndarray | None) -> Tensor:
 
 
 def _fake_backward(dy: Tensor, x: Tensor, state: Tensor, *rest):
-    tensors = rest[: TENSORS - 1]
+    likes = [*rest[: TENSORS - 1], None if rest[TENSORS - 1] is None else x]
     return torch.empty_like(x), *[
-        x.new_empty(0, dtype=torch.float32) if t is None else torch.empty_like(t) for t in tensors
+        x.new_empty(0, dtype=torch.float32) if t is None else torch.empty_like(t) for t in likes
     ]
 
 
 def _save_backward(ctx, inputs: tuple, output: tuple) -> None:
     dy, x, state, *rest = inputs
-    ctx.save_for_backward(dy, x, state, *rest[: TENSORS - 1])
-    ctx.settings = rest[TENSORS - 1 :]
+    ctx.save_for_backward(dy, x, state, *rest[:TENSORS])
+    ctx.settings = rest[TENSORS:]
     ctx.set_materialize_grads(False)
 
 
@@ -174,10 +175,8 @@ def _second_gradient(ctx, *outer: Tensor | None):
 
     def composed(x: Tensor, *given: Tensor) -> Tensor:
         left = iter(given)
-        weight, bias, learned = [next(left) if there else None for there in present]
-        return _composed_batch_norm(
-            x, state, weight, bias, learned, training, eps, activation, numbers
-        )
+        tensors = [next(left) if there else None for there in present]
+        return _composed_batch_norm(x, state, *tensors, training, eps, activation, numbers)
 
     wanted = [outer[0], *[g for g, there in zip(outer[1:], present, strict=True) if there]]
     given = [tensor for tensor in others if tensor is not None]
@@ -188,7 +187,7 @@ def _second_gradient(ctx, *outer: Tensor | None):
 
 def _composed_batch_norm(
     x: Tensor, state: Tensor, weight: Tensor | None, bias: Tensor | None, learned: Tensor | None,
-    training: bool, eps: float, activation: str, numbers: list[float],
+    residual: Tensor | None, training: bool, eps: float, activation: str, numbers: list[float],
 ) -> Tensor:  # fmt: skip
     """The same of torch's operations, for second derivatives."""
     wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
@@ -205,6 +204,7 @@ def _composed_batch_norm(
     z = (wide - mean) / torch.sqrt(var + eps)
     z = z if weight is None else z * along(weight)
     z = z if bias is None else z + along(bias)
+    z = z if residual is None else z + residual.to(wide.dtype)
     if activation:
         params: dict[str, Value] = dict(_named(activation, numbers))
         if learned is not None:
@@ -217,7 +217,7 @@ def _composed_batch_norm(
 
 _backward_operator = define(
     "batch_norm_backward",
-    f"(Tensor dy, Tensor x, Tensor state, {ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)",
+    f"(Tensor dy, Tensor x, Tensor state, {ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     _backward, _fake_backward, _second_gradient, _save_backward,
 )  # fmt: skip
 _forward_operator = define(
@@ -258,6 +258,7 @@ def batch_norm(
     *,
     activation: str | fa.Activation | None = None,
     activation_params: Mapping[str, Value] | None = None,
+    residual: Tensor | None = None,
 ) -> Tensor:
     """`torch.nn.functional.batch_norm`, optionally followed by an activation, in one pass.
 
@@ -274,6 +275,8 @@ def batch_norm(
         Any of `fastact.activations`.
     activation_params : dict, optional
         Its parameters: numbers, and for a learned one a tensor of one value or of shape (C,).
+    residual : Tensor, optional
+        What is added before the activation; broadcasts to x, and has its dtype.
 
     Returns
     -------
@@ -295,20 +298,22 @@ def batch_norm(
     """
     return _apply(
         x, running_mean, running_var, weight, bias, training, momentum, eps,
-        settle(activation, activation_params),
+        settle(activation, activation_params), residual,
     )  # fmt: skip
 
 
 def _apply(
     x: Tensor, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None,
     bias: Tensor | None, training: bool, momentum: float, eps: float, settings: Settings,
+    residual: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     if training and x.numel() == 0:
         return _of_nothing(x, weight, bias)
     name, numbers, learned = settings
+    residual = None if residual is None else residual.expand_as(x)
     statistics = (None, None) if training else (running_mean, running_var)
     y, state = _forward_operator(
-        x, *statistics, weight, bias, learned, training, eps, name, numbers, ROWS
+        x, *statistics, weight, bias, learned, residual, training, eps, name, numbers, ROWS
     )
     if training and running_mean is not None and running_var is not None:
         count = x.numel() // x.shape[AXIS]
@@ -354,7 +359,19 @@ class FusedBatchNorm(torch.nn.modules.batchnorm._BatchNorm):
             self.activation = Activation(activation, **(activation_params or {}))
             self.activation.to(device=device, dtype=dtype)
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """The residual, which broadcasts, is added before the activation."""
+        if residual is not None and not self._takes(residual, input):
+            z = self._run(input, None, Settings()) + residual
+            return z if self.activation is None else self.activation(z)
+        settings = Settings() if self.activation is None else self.activation.settings()
+        return self._run(input, residual, settings)
+
+    def _takes(self, residual: Tensor, x: Tensor) -> bool:
+        """Whether the kernel adds a residual as torch would."""
+        return residual.dtype is x.dtype and _broadcasts(residual.shape, x.shape)
+
+    def _run(self, input: Tensor, residual: Tensor | None, settings: Settings) -> Tensor:
         self._check_input_dim(input)
         tracks = self.training and self.track_running_stats
         statistics = (self.running_mean, self.running_var)
@@ -363,7 +380,8 @@ class FusedBatchNorm(torch.nn.modules.batchnorm._BatchNorm):
             statistics if tracks or not self.training else (None, None),
             self.training or (self.running_mean is None and self.running_var is None),
             self._momentum(tracks),
-            Settings() if self.activation is None else self.activation.settings(),
+            settings,
+            residual,
         )
         if tracks and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
@@ -371,10 +389,10 @@ class FusedBatchNorm(torch.nn.modules.batchnorm._BatchNorm):
 
     def _normalise(
         self, x: Tensor, statistics: tuple[Tensor | None, Tensor | None], training: bool,
-        momentum: float, settings: Settings,
+        momentum: float, settings: Settings, residual: Tensor | None,
     ) -> Tensor:  # fmt: skip
         return _apply(
-            x, *statistics, self.weight, self.bias, training, momentum, self.eps, settings
+            x, *statistics, self.weight, self.bias, training, momentum, self.eps, settings, residual
         )
 
     def _momentum(self, tracks: bool) -> float:

@@ -31,7 +31,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 import fastact as fa
 from fastact.torch._activations import TABLE, Activation, Settings
 from fastact.torch._batch_norm import (
-    HAS_RESIDUAL,
     BatchNorm1d,
     BatchNorm2d,
     BatchNorm3d,
@@ -288,7 +287,8 @@ def _trace_all(model: nn.Module) -> tuple[list[Container], dict[str, str]]:
 
 # ---- pairs ---------------------------------------------------------------------------------------
 
-ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
+IN_PLACE = (operator.iadd, "add_")
+ADDITIONS = (operator.add, torch.add, "add", *IN_PLACE)
 
 
 class Pair(NamedTuple):
@@ -329,8 +329,8 @@ def _pair(node: fx.Node, module: nn.Module) -> Pair:
         match = _match(last, module)
     except Unfusable as error:
         raise Unfusable(f"an addition follows, and after that: {error}") from None
-    if not HAS_RESIDUAL:
-        raise Unfusable(f"an addition and {match} follow, which this fastact cannot fuse")
+    if user.args[0] is not node and user.target in IN_PLACE:
+        raise Unfusable("it is added to another tensor in place")
     if len(node.all_input_nodes[0].users) != 1:
         raise Unfusable("an addition follows, and its own input is used elsewhere")
     return Pair(node, user, last, match)

@@ -285,6 +285,9 @@ class SyncBatchNorm(FusedBatchNorm):
         if input.dim() < 2:
             raise ValueError(f"expected at least 2D input (got {input.dim()}D input)")
 
+    def _takes(self, residual: Tensor, x: Tensor) -> bool:
+        return self._synchronised() is None and super()._takes(residual, x)
+
     def _synchronised(self) -> dist.ProcessGroup | None:
         """The group to ask, if there is anyone else in it."""
         if not (self.training and dist.is_available() and dist.is_initialized()):
@@ -294,11 +297,11 @@ class SyncBatchNorm(FusedBatchNorm):
 
     def _normalise(
         self, x: Tensor, statistics: tuple[Tensor | None, Tensor | None], training: bool,
-        momentum: float, settings: Settings,
+        momentum: float, settings: Settings, residual: Tensor | None,
     ) -> Tensor:  # fmt: skip
         group = self._synchronised() if training else None
         if group is None:
-            return super()._normalise(x, statistics, training, momentum, settings)
+            return super()._normalise(x, statistics, training, momentum, settings, residual)
         name, numbers, learned = settings
         y, state = _forward_operator(
             x, self.weight, self.bias, learned, self.eps, name, numbers, group.group_name
