@@ -9,15 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from typing import ParamSpec, TypeVar
 
 from fastact._runtime import enter_environment, leave_environment
 
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
-def in_default_environment(function: Callable) -> Callable:
+
+def in_default_environment(function: Callable[Given, Result]) -> Callable[Given, Result]:
     """The function, called in that environment; the caller's comes back, flags included."""
 
     @wraps(function)
-    def call(*args, **kwargs):
+    def call(*args: Given.args, **kwargs: Given.kwargs) -> Result:
         old = enter_environment()
         try:
             return function(*args, **kwargs)

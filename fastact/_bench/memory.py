@@ -84,11 +84,11 @@ def examine(side: str, question: str, shape: Shape) -> dict[str, float]:
     del result
     give_back()
     found["left"] = resident() - before
-    found = {key: value / size for key, value in found.items()}
+    numbers = {key: value / size for key, value in found.items()}
     if question in (TEN, IN_PLACE):
         rows = TIMED[x.size < 1e7]
-        found["time"] = relative_time(side, question, x[:rows], dy[:rows], TURNS[x.size < 1e7])
-    return found
+        numbers["time"] = relative_time(side, question, x[:rows], dy[:rows], TURNS[x.size < 1e7])
+    return numbers
 
 
 def relative_time(side: str, question: str, x: np.ndarray, dy: np.ndarray, turns: int) -> float:
@@ -193,7 +193,7 @@ def torch_calls(x: np.ndarray, dy: np.ndarray) -> dict[str, Callable[[], object]
         for weight in own:
             z = batch_norm(h @ weight, None, None, training=True)
             h = getattr(torch.nn.functional, f"{names.SLOPED}_")(z, 0.01)
-        h.backward(gradient)
+        h.backward(gradient)  # type: ignore[no-untyped-call, unused-ignore]
         return own
 
     return {"call": lambda: f(plain), "step": step, "forward of a step": forward, TEN: ten}
@@ -234,9 +234,11 @@ def groups(options: argparse.Namespace) -> list[Group]:
         return []
     found = []
     for question, modes in QUESTIONS.items():
-        shapes = LAYER_SHAPES if question in (TEN, IN_PLACE) else CALL_SHAPES
-        shapes = STEP_SHAPES if "step" in question else shapes
-        shape = shapes[options.quick]
+        shape: tuple[int, ...] = CALL_SHAPES[options.quick]
+        if question in (TEN, IN_PLACE):
+            shape = LAYER_SHAPES[options.quick]
+        elif "step" in question:
+            shape = STEP_SHAPES[options.quick]
         key = {"question": question, "shape": "x".join(map(str, shape))}
         found.append(Group(key, modes, functools.partial(build, question, shape)))
     return found
