@@ -22,12 +22,13 @@ from torch import nn
 
 import fastact
 import fastact.torch as fat
-from fastact._bench.record import build, machine
+from fastact._bench.record import build, machine, text
 from fastact._bench.timing import Statement, measure
 
 VARIANTS = ("eager", "compiled", "fused", "fused and compiled")
 LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 CLASSES = 10
+COLOURS = ("#0072b2", "#56b4e9", "#d55e00", "#e69f00")
 
 
 class Block(nn.Module):
@@ -127,6 +128,28 @@ def show(rows: list[dict]) -> None:
         print(f"  {row['variant']:20} {speed:8.1f} images/s {speed / first:6.2f} {memory}")
 
 
+def draw(path: Path, picture: Path) -> None:
+    """Images a second of each variant, a group for each layout and size."""
+    from fastact._bench.charts import figure, png
+
+    rows = json.loads(path.read_text())["rows"]
+    groups = list(dict.fromkeys((r["layout"], r["batch"], r["size"]) for r in rows))
+    drawing = figure(7, 0.6 + 0.9 * len(groups))
+    axes = drawing.subplots()
+    for k, variant in enumerate(VARIANTS):
+        mine = [r for r in rows if r["variant"] == variant]
+        at = [groups.index((r["layout"], r["batch"], r["size"])) + 0.2 * (k - 1.5) for r in mine]
+        bars = axes.barh(at, [r["images_per_second"] for r in mine], 0.19, label=variant,
+                         color=COLOURS[k])  # fmt: skip
+        axes.bar_label(bars, fmt="%.1f", padding=2, fontsize=8)
+    axes.set_yticks(range(len(groups)), [f"{a}, {b} of {c} x {c}" for a, b, c in groups])
+    axes.invert_yaxis()
+    axes.margins(x=0.1)
+    axes.set_xlabel("images a second")
+    axes.legend(fontsize=8)
+    picture.write_bytes(png(drawing))
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], epilog=__doc__.split("\n\n", 1)[1],
@@ -140,6 +163,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--no-memory", dest="memory", action="store_false")
     parser.add_argument("--verbose", action="store_true", help="print what was fused")
     parser.add_argument("--json", type=Path, help="write the record there, adding to its rows")
+    parser.add_argument("--draw", type=Path, help="draw the record that --json names, only that")
     parser.add_argument("--peak-of", choices=VARIANTS, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -154,7 +178,8 @@ def write(path: Path, rows: list[dict]) -> None:
         "suite": "resnet_torch", "build": build(), "machine": machine(),
         "config": fastact.config(), "torch": torch.__version__, "rows": list(merged.values()),
     }  # fmt: skip
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text(record))
 
 
 def main() -> int:
@@ -164,6 +189,9 @@ def main() -> int:
         for _ in range(3):
             training.step()
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        return 0
+    if options.draw:
+        draw(options.json, options.draw)
         return 0
     for layout in options.layouts:
         rows = compare(layout, options)

@@ -254,6 +254,30 @@ def jax_calls() -> str:
     ])  # fmt: skip
 
 
+def resnet() -> str:
+    """The picture and the table of bench/resnet_torch.py's record."""
+    run = json.loads((DOCS / "performance" / "torch" / "resnet.json").read_text())
+    head = ["layout", "images", "", "images/s", "beside eager", "peak memory, MiB"]
+    lines = ["| " + " | ".join(head) + " |", "| --- | --- | --- " + "| ---: " * 3 + "|"]
+    for row in run["rows"]:
+        eager = next(r["images_per_second"] for r in run["rows"] if r["variant"] == "eager"
+                     and (r["layout"], r["batch"], r["size"]) ==
+                     (row["layout"], row["batch"], row["size"]))  # fmt: skip
+        speed, peak = row["images_per_second"], row["peak_bytes"]
+        memory = "" if peak is None else f"{peak / 2**20:.0f}"
+        lines.append(
+            f"| {row['layout']} | {row['batch']} of {row['size']} x {row['size']} | "
+            f"{row['variant']} | {speed:.1f} | {speed / eager:.2f} | {memory} |"
+        )
+    return "\n".join([
+        "![images a second](../pictures/performance/resnet.png)", "", *lines, "",
+        "A training step (forward, cross entropy, backward, SGD with momentum) of a ResNet-18, "
+        f"float32; medians of interleaved rounds on {run['machine']['cpu']}, "
+        f"{run['config']['isa']}, {run['config']['threads']} threads, torch {run['torch']}: "
+        "`bench/resnet_torch.py`. Most of a step is convolution, which is torch's in all of them.",
+    ])  # fmt: skip
+
+
 # ---- files of the repository -----------------------------------------------------------------
 
 
@@ -267,7 +291,18 @@ def include(name: str) -> str:
 
 MAKERS = {
     maker.__name__: maker
-    for maker in (gallery, gated, activations, api, commands, header, demo, jax_calls, include)
+    for maker in (
+        gallery,
+        gated,
+        activations,
+        api,
+        commands,
+        header,
+        demo,
+        jax_calls,
+        resnet,
+        include,
+    )
 }
 
 
