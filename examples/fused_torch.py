@@ -36,11 +36,13 @@ class Residual(nn.Module):
 
 def network() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(
+    model = nn.Sequential(
         nn.Conv2d(1, 24, 3, padding=1, bias=False), nn.BatchNorm2d(24), nn.SiLU(),
         Residual(24), nn.MaxPool2d(2), Residual(24),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 10),
-    ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # fmt: skip
+    )  # fmt: skip
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, unused-ignore]
+    return model
 
 
 def digits() -> list[Tensor]:
@@ -48,7 +50,8 @@ def digits() -> list[Tensor]:
     data: Any = load_digits()
     images = torch.tensor(data.images / 16, dtype=torch.float32).unsqueeze(1)
     labels = torch.tensor(data.target)
-    return list(train_test_split(images, labels, test_size=0.2, random_state=0))
+    split: Any = train_test_split(images, labels, test_size=0.2, random_state=0)
+    return list(split)
 
 
 def train(model: nn.Module, images: Tensor, labels: Tensor) -> float:

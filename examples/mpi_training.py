@@ -61,6 +61,7 @@ def main() -> float:
     comm = MPI.COMM_WORLD
     network, alone = Network(comm), Network()
     first, last = (rank**2 * BATCH // comm.size**2 for rank in (comm.rank, comm.rank + 1))
+    accuracy = 0.0
     for step in range(STEPS):
         x, target = rings(step)
         accuracy = network.step(x[first:last], target[first:last])

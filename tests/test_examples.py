@@ -29,7 +29,12 @@ def example(name):
 
 @pytest.mark.parametrize(
     ("name", "accuracy"),
-    [("mlp_numpy", 0.96), ("convnet_numpy", 0.96), ("sklearn_classifier", 0.93)],
+    [
+        ("mlp_numpy", 0.96),
+        ("convnet_numpy", 0.96),
+        ("sklearn_classifier", 0.93),
+        ("fused_torch", 0.9),
+    ],
 )
 def test_an_example_learns(name, accuracy, capsys):
     assert example(name).main() > accuracy
@@ -43,7 +48,7 @@ def test_an_example_of_a_file(capsys):
 
 def test_every_example_is_tested_and_listed():
     tested = {"mlp_numpy", "convnet_numpy", "sklearn_classifier", "larger_than_memory"}
-    tested |= {"mpi_training"}  # by test_distributed.py
+    tested |= {"fused_torch", "mpi_training"}  # by test_distributed.py
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
     listed = (EXAMPLES / "README.md").read_text()
     assert all(f"`{name}.py`" in listed for name in tested)
