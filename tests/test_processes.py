@@ -173,6 +173,7 @@ def test_keyboard_interrupt():
     """It comes between two calls, which leave everything in order."""
     out = run(
         """
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
         caught = 0
         for k in range(25):
             timer = threading.Timer(0.002 * (k % 7), os.kill, (os.getpid(), signal.SIGINT))
