@@ -219,9 +219,7 @@ def test_a_residual_network():
                           Block(4, 2, True), nn.BatchNorm2d(4))  # fmt: skip
     fused = {"1": "relu", "3.bn1": "relu", "4.bn1": "relu"}
     fused |= {"3.bn2": "relu", "4.bn2": "relu"}
-    left = {
-        "5": "the module's own", "4.down.1": "the addition behind it is fused with 4.bn2",
-    }  # fmt: skip
+    left = {"5": "the module's own", "4.down.1": "it is added to another tensor in place"}
     report = check(model, 2, 3, 10, 10, fused=fused, left=left, rewritten=["3", "4"])
     assert [r.adds for r in report.replaced].count(True) == 2
 
@@ -428,3 +426,19 @@ def test_an_addition_in_place_to_another_tensor_is_left():
     report = fat.fuse(AddingInPlace())
     assert not report.replaced
     assert "added to another tensor in place" in report.left[0].reason
+
+
+class AddingTwo(nn.Module):
+    """Two BatchNorms meet in an addition: one takes the other as its residual."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.BatchNorm1d(4), nn.BatchNorm1d(4)
+
+    def forward(self, x):
+        return torch.relu(self.first(x * 2) + self.second(x * 3))
+
+
+def test_an_addition_of_two_is_fused_with_one():
+    check(AddingTwo(), 6, 4, fused={"first": "relu"},
+          left={"second": "the addition behind it is fused with first"})  # fmt: skip

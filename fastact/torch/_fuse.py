@@ -207,8 +207,28 @@ def _parameters_of_torch(name: str) -> list[str]:
 # ---- graphs --------------------------------------------------------------------------------------
 
 
+class _Proxy(fx.Proxy):
+    """Records `x += y` as what it is: fx by itself takes it for `x = x + y`, which leaves x."""
+
+
+def _record_in_place(method: str) -> None:
+    target = getattr(operator, method)
+
+    def record(self: _Proxy, other: object) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", target, (self, other), {})
+
+    setattr(_Proxy, f"__{method}__", record)
+
+
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
+    _record_in_place(f"i{_name}")
+
+
 class _Tracer(fx.Tracer):
-    """Children are single nodes; a Sequential is its children."""
+    """Children are single nodes; a Sequential is its children; in-place operators stay so."""
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, qualified_name: str) -> bool:
         return not _is_chain(m)
