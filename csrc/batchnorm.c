@@ -355,7 +355,10 @@ int fa_batchnorm_count_lost(const fa_batchnorm *bn, const fa_view *x, const fa_s
     double *sums[FA_SUMS] = {NULL, NULL, counts};
     fa_job j = {.passes = FA_FIRST_PASS, .training = 1, .x = x, .statistics = statistics, .sums = sums,
                 .tolerance = tolerance};
-    return start(&j, bn);
+    const int status = start(&j, bn);
+    for (ptrdiff_t c = 0; status == 0 && c < bn->channels; c++) /* beside a NaN the padding is lost, too */
+        counts[c] = counts[c] < (double)bn->count ? counts[c] : (double)bn->count;
+    return status;
 }
 
 int fa_batchnorm_recover(const fa_batchnorm *bn, const fa_view *y, const fa_view *x,

@@ -73,6 +73,7 @@ static __attribute__((noinline)) const char *recover(const fa_job *j, ptrdiff_t 
                           .constants = constants};
     fa_run_recover(j, &span);
     fa_patch_lost(j, c, k, n, buffer, j->tile_size);
+    fa_fill(j, buffer + n * j->tile_size, fa_padded(n) - n, 0.0); /* some inverses of 0 are infinite */
     return buffer;
 }
 
@@ -123,18 +124,19 @@ static fa_span span_of(const fa_job *j, const fa_strip *k, const void *x, ptrdif
 
 /* ---- first pass ------------------------------------------------------------------------------------------ */
 
-/* g of a piece, and what a learned parameter's gradient sums. */
-static const void *find_g(const fa_job *j, fa_span *span, ptrdiff_t n, void *out, fa_scratch *s)
+/* g of a piece, and what a learned parameter's gradient sums.  What does not count has no g, even beside statistics
+ * that are NaN. */
+static const void *find_g(const fa_job *j, fa_span *span, ptrdiff_t k, ptrdiff_t n, char *out, fa_scratch *s)
 {
     if (!j->activation)
         return span->dy;
     span->out = out;
     span->dparam = j->learns ? s->dparam : NULL;
     j->kernels->backward(span, j->activation, j->half);
-    fa_fill(j, (char *)out + n * j->tile_size, fa_padded(n) - n, 0.0); /* whatever the padding gives */
+    fa_fill(j, out + n * j->tile_size, fa_padded(n) - n, 0.0); /* whatever the padding gives */
     for (ptrdiff_t i = n; i < fa_padded(n); i++)
         s->dparam[i] = 0.0;
-    return out;
+    return covered(j, k, n, span->constants, out, FA_COVER_ZERO, out);
 }
 
 /* What is added to z, with nothing where elements do not count. */
@@ -155,7 +157,7 @@ static void reduce_g(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff_t n, fa_
     const char *dy = read_piece(j, DY, c, k, n, 0.0, (char *)s->dy);
     span->dy = covered(j, k, n, span->constants, dy, FA_COVER_ZERO, (char *)s->dy);
     read_residual(j, c, k, n, span, worker);
-    span->dy = find_g(j, span, n, kept ? kept : (char *)s->g, s);
+    span->dy = find_g(j, span, k, n, kept ? kept : (char *)s->g, s);
     j->kernels->sums(lanes, 1, span, FA_LANES);
     if (j->g && !j->keeps_g)
         fa_view_write(j->g, c, k, n, span->dy);
@@ -214,7 +216,7 @@ static const void *g_again(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff_t 
         return read_piece(j, G, c, k, n, 0.0, (char *)s->dy);
     span->dy = read_piece(j, DY, c, k, n, 0.0, (char *)s->dy);
     read_residual(j, c, k, n, span, worker);
-    return find_g(j, span, n, s->g, s);
+    return find_g(j, span, k, n, (char *)s->g, s);
 }
 
 static void write_runs(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff_t n, const void *from)

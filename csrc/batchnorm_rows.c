@@ -244,14 +244,17 @@ static void look_ahead(const fa_job *j, const piece *next, fa_span *span)
 
 /* ---- first pass --------------------------------------------------------------------------------------------------- */
 
-/* g of a piece: in a buffer, or, if it is to be kept, where dx will be. */
+/* g of a piece: in a buffer, or, if it is to be kept, where dx will be.  What does not count has none, even beside
+ * statistics that are NaN. */
 static void find_g(const fa_job *j, const piece *p, fa_span *span, fa_scratch *s)
 {
-    const int direct = j->g && is_direct(j, p);
+    const int direct = j->g && is_direct(j, p) && !fa_has_masked(j, p->row, p->rows);
     span->out = direct ? address(j, j->g, p) : (char *)s->g;
     span->out_step = direct ? step(j, j->g) / j->itemsize : buffer_step(p);
     span->dparam = j->learns ? s->dparam : NULL;
     j->kernels->backward(span, j->activation, j->half);
+    if (!direct)
+        cover(j, p, s->g, FA_COVER_ZERO);
     if (j->g && !direct)
         write_piece(j, j->g, p, (char *)s->g);
     span->dy = span->out;

@@ -373,12 +373,13 @@ void fa_elementwise(const fa_op *op, int ndim, const ptrdiff_t *shape, const fa_
 /* Whether one element's result is another's input, as in NumPy's reduce and accumulate. */
 static int is_chained(const fa_loop *loop, char **args, ptrdiff_t n, const ptrdiff_t *steps)
 {
-    const int ninputs = fa_op_inputs(&loop->op);
+    const int ninputs = fa_op_inputs(&loop->op), ndata = fa_op_data(&loop->op);
     const char *out = args[ninputs];
-    const ptrdiff_t out_step = steps[ninputs], size = fa_itemsize[loop->op.real];
+    const ptrdiff_t out_step = steps[ninputs], out_size = fa_itemsize[loop->op.real];
     const char *out_low = out_step < 0 ? out + (n - 1) * out_step : out;
-    const char *out_high = (out_step < 0 ? out : out + (n - 1) * out_step) + size;
+    const char *out_high = (out_step < 0 ? out : out + (n - 1) * out_step) + out_size;
     for (int k = 0; k < ninputs; k++) {
+        const ptrdiff_t size = k < ndata ? out_size : fa_itemsize[loop->param_dtype];
         const char *low = steps[k] < 0 ? args[k] + (n - 1) * steps[k] : args[k];
         const char *high = (steps[k] < 0 ? args[k] : args[k] + (n - 1) * steps[k]) + size;
         if (low < out_high && out_low < high && (args[k] != out || steps[k] != out_step || out_step == 0))

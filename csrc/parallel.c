@@ -77,6 +77,9 @@ void fa_leave_environment(uint64_t old)
 }
 #endif
 
+/* Not to be inlined between the two: a compiler that does not know what they change moves arithmetic past them. */
+#define OF_ITS_OWN static __attribute__((noinline))
+
 static void run_share(ptrdiff_t begin, ptrdiff_t end, int worker, fa_task_fn task, void *context)
 {
     uint64_t old = fa_enter_environment();
@@ -352,7 +355,7 @@ void fa_parallel_for(ptrdiff_t ntasks, int threads, fa_task_fn task, void *conte
 
 /* ---- what pays --------------------------------------------------------------------------------------- */
 
-static double now(void) /* nanoseconds */
+OF_ITS_OWN double now(void) /* nanoseconds */
 {
 #if defined(_WIN32)
     LARGE_INTEGER ticks, each_second;
@@ -409,7 +412,7 @@ static double region_nanoseconds(void)
 }
 #endif
 
-static int useful_threads(ptrdiff_t elements, const fa_cost *cost, int limit)
+OF_ITS_OWN int useful_threads(ptrdiff_t elements, const fa_cost *cost, int limit)
 {
     const double known = cost ? (double)atomic_load(&cost->nanoseconds) : 0.0;
     const double work = (double)elements * (known > 0 ? known : CHEAP_WORK_PS / 1000.0);
@@ -443,7 +446,7 @@ double fa_begin_measurement(int threads, ptrdiff_t elements, const fa_cost *cost
 }
 
 /* The least is kept: what disturbs only adds. */
-static void keep_least(fa_cost *cost, ptrdiff_t elements, double begin)
+OF_ITS_OWN void keep_least(fa_cost *cost, ptrdiff_t elements, double begin)
 {
     const float each = (float)((now() - begin) / (double)elements), known = atomic_load(&cost->nanoseconds);
     if (each > 0 && (known == 0 || each < known))

@@ -274,3 +274,15 @@ def test_bad_input(given, error, text):
     with pytest.raises(error, match=text):
         fa.batch_norm_forward(given.pop("x"), out=out, **given)
     assert (out == 7).all()
+
+
+@pytest.mark.parametrize("name", [None, *INVERTIBLE])
+@floats
+@pytest.mark.parametrize("count", [5, 7, 16, 67])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_few_elements_that_fill_no_vector(name, dtype, count, axis):
+    """What stands beside them in a vector adds nothing, though an inverse of 0 may be infinite."""
+    x, dy = (data((12, count), dtype, k) for k in (1, 2))
+    x, dy = (np.ascontiguousarray(np.moveaxis(a, 0, axis)) for a in (x, dy))
+    options = {"activation": None} if name is None else fused(name, dtype)
+    compare(x, dy, axis, 1e-3 if dtype is np.float32 else 1e-6, **affine(dtype), **options)

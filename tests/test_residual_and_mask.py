@@ -316,3 +316,17 @@ def test_the_layer_takes_them_too():
     assert_same_bits(y, want)
     same_gradients(layer.backward(dy), fa.batch_norm_backward(dy, ctx))
     assert not fa.BatchNorm(5).eval()(x, mask=np.zeros((8, 3), bool)).any()
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("name", [None, *NAMES])
+def test_what_is_masked_has_no_gradient_beside_a_nan(name, axis):
+    x, dy, r = (np.moveaxis(data((3, 40), np.float32, k), 0, axis).copy() for k in (1, 2, 3))
+    np.moveaxis(x, axis, 0)[1, 5] = np.nan
+    mask = np.arange(40) % 3 != 0
+    params = None if name is None else given(name)
+    _, ctx = fa.batch_norm_forward(x, axis=axis, activation=name, activation_params=params, residual=r,
+                                   mask=mask)  # fmt: skip
+    grads = fa.batch_norm_backward(dy, ctx)
+    for got in (grads.x, grads.residual):
+        assert not np.moveaxis(got, axis, 0)[:, ~mask].any()

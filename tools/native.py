@@ -45,7 +45,7 @@ WRAPPED = [
     "calloc",
 ]
 WRAPPED += ["aligned_alloc", "mmap"]
-CASES = ["arrays", "wrap", "cases", "case_elementwise", "case_batchnorm", "case_table"]
+CASES = ["arrays", "wrap", "cases", "case_elementwise", "case_batchnorm", "case_merge", "case_table"]
 
 
 def settings() -> dict:
@@ -486,7 +486,7 @@ def exercise_everything(options) -> None:
         data.unlink()
     made = program(COVERAGE)
     for isa in isas_here(made):
-        digests(execute([made, isa, str(options.cases)]))
+        digests(execute([made, isa, str(8 * options.cases)]))  # some lines want rare cases
     for main, *arguments in (["c_harness"], ["settings"]):
         other = Flavour(**{**COVERAGE.__dict__, "main": main, "wrapped": False})
         digests(execute([program(other), isas_here(made)[0], *arguments]))

@@ -1,5 +1,6 @@
-/* BatchNorm forward and backward over arrays of any strides, against packed channels on one thread; statistics
- * against long double; memory that runs out; the gradient of a learned parameter alone. */
+/* BatchNorm forward and backward over arrays of any strides, against packed channels on one thread: with residuals,
+ * masks, weights, and x found again from y.  Statistics against long double; memory that runs out; the gradient of
+ * a learned parameter alone. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,7 +22,18 @@ typedef struct {
     uint64_t seed;
     double mean;
     array weight, bias, params;
+    array residual, packed_residual; /* without memory: none */
+    struct counted *counted;
 } problem;
+
+/* What the statistics count, and by what their sums are shifted. */
+typedef struct counted {
+    unsigned char *mask;
+    double *weights;
+    ptrdiff_t first[FA_LANES];
+    double shares[FA_LANES];
+} counted;
+
 
 static ptrdiff_t draw_channels(drawing *d)
 {
@@ -71,6 +83,69 @@ static void draw_activation(drawing *d, problem *p)
         p->bn.params[k] = values + k * each;
 }
 
+/* ---- what counts ----------------------------------------------------------------------------------- */
+
+static double share_of(const problem *p, ptrdiff_t k)
+{
+    return p->bn.weights ? p->bn.weights[k] : !p->bn.mask || p->bn.mask[k] ? 1.0 : 0.0;
+}
+
+/* Here and there, or the first three quarters; never nothing. */
+static void draw_mask(drawing *d, const problem *p, unsigned char *mask)
+{
+    const ptrdiff_t n = p->bn.count, always = (ptrdiff_t)(p->seed % (uint64_t)n);
+    const int scattered = (int)draw(d, 2);
+    for (ptrdiff_t k = 0; k < n; k++)
+        mask[k] = (scattered ? mix(p->seed + 7 + (uint64_t)k) % 4 > 0 : 4 * k < 3 * n) || k == always;
+}
+
+/* The first elements that count, as often as needed. */
+static void choose_first(problem *p, counted *c)
+{
+    double total = 0.0;
+    int found = 0;
+    for (ptrdiff_t k = 0; k < p->bn.count && found < FA_LANES; k++)
+        if (share_of(p, k) > 0.0)
+            c->first[found++] = k;
+    for (int i = 0; i < found; i++)
+        total += share_of(p, c->first[i]);
+    for (int i = 0; i < FA_LANES; i++) {
+        c->first[i] = c->first[i < found ? i : 0];
+        c->shares[i] = i < found ? share_of(p, c->first[i]) / total : 0.0;
+    }
+}
+
+static void draw_counted(drawing *d, problem *p)
+{
+    const int masks = draw(d, 4) == 0, weighs = draw(d, 4) == 0;
+    const size_t n = (size_t)p->bn.count + FA_LANES;
+    if (!masks && !weighs)
+        return;
+    counted *c = p->counted = calloc(1, sizeof *c);
+    c->mask = calloc(n, 1);
+    c->weights = calloc(n, sizeof *c->weights);
+    memset(c->mask, 1, (size_t)p->bn.count);
+    if (masks)
+        draw_mask(d, p, c->mask);
+    for (ptrdiff_t k = 0; k < p->bn.count; k++)
+        c->weights[k] = c->mask[k] ? 0.5 * (double)(1 + mix(p->seed + 11 + (uint64_t)k) % 7) : 0.0;
+    p->bn.mask = masks ? c->mask : NULL;
+    p->bn.weights = weighs ? c->weights : NULL;
+    choose_first(p, c);
+    p->bn.first = c->first;
+    p->bn.shares = weighs ? c->shares : NULL;
+    p->bn.total = 0.0;
+    for (ptrdiff_t k = 0; k < p->bn.count; k++)
+        p->bn.total += share_of(p, k);
+}
+
+static void free_counted(counted *c)
+{
+    if (c)
+        free(c->mask), free(c->weights);
+    free(c);
+}
+
 static problem draw_problem(drawing *d)
 {
     static const double means[] = {0.0, 0.0, 5.0, 1000.0, 1e6}, epsilons[] = {1e-5, 0.0, 1e-3, 1.0};
@@ -84,12 +159,16 @@ static problem draw_problem(drawing *d)
     draw_activation(d, &p);
     p.bn.weight = draw(d, 2) ? draw_values(d, &p.weight, p.bn.channels, 1.0) : NULL;
     p.bn.bias = draw(d, 2) ? draw_values(d, &p.bias, p.bn.channels, 0.0) : NULL;
+    if (p.bn.weight && draw(d, 2)) /* one channel's gradient leaves float32's range, and its neighbours' do not */
+        ((double *)(void *)p.weight.data)[p.bn.channels / 2] = 1e33;
     return p;
 }
 
 static void free_problem(problem *p)
 {
     free_array(&p->weight), free_array(&p->bias), free_array(&p->params);
+    free_array(&p->residual), free_array(&p->packed_residual);
+    free_counted(p->counted);
 }
 
 static layout draw_how(drawing *d, layout otherwise)
@@ -157,6 +236,13 @@ static array new_table(const problem *p)
     return table;
 }
 
+static double value_at(const array *packed, ptrdiff_t i)
+{
+    double x;
+    fa_gather(element(packed, i), packed->dtype, 0, 1, &x, FA_FLOAT64);
+    return x;
+}
+
 /* In long double, two passes. */
 static verdict check_statistics(const problem *p, const array *packed, const array *table)
 {
@@ -166,19 +252,16 @@ static verdict check_statistics(const problem *p, const array *packed, const arr
         return NULL;
     for (ptrdiff_t c = 0; c < p->bn.channels; c++) {
         long double mean = 0, m2 = 0;
-        double x;
+        for (ptrdiff_t k = 0; k < n; k++)
+            mean += (long double)share_of(p, k) * value_at(packed, c * n + k);
+        mean /= p->bn.total;
         for (ptrdiff_t k = 0; k < n; k++) {
-            fa_gather(element(packed, c * n + k), packed->dtype, 0, 1, &x, FA_FLOAT64);
-            mean += x;
+            const long double away = value_at(packed, c * n + k) - mean;
+            m2 += share_of(p, k) * away * away;
         }
-        mean /= n;
-        for (ptrdiff_t k = 0; k < n; k++) {
-            fa_gather(element(packed, c * n + k), packed->dtype, 0, 1, &x, FA_FLOAT64);
-            m2 += (x - mean) * (x - mean);
-        }
-        const long double deviation = sqrtl(m2 / n);
+        const long double var = m2 / p->bn.total, deviation = sqrtl(var);
         if (fabsl(s.mean[0][c] - mean) > 1e-12L * deviation + 1e-15L * fabsl(mean) ||
-            fabsl(s.var[0][c] - m2 / n) > 1e-11L * (m2 / n))
+            fabsl(s.var[0][c] - var) > 1e-11L * var + 1e-30L * mean * mean) /* long double rounds, too */
             return "mean or variance is wrong";
     }
     return NULL;
@@ -190,11 +273,29 @@ typedef struct {
     array x, y, table;
 } forward;
 
+static fa_view (*way(int packed))(const problem *, const array *)
+{
+    return packed ? packed_view : view_of;
+}
+
+/* What a call gets, with the residual that lies as the other arrays do. */
+static fa_batchnorm with_residual(const problem *p, int packed, fa_view *residual)
+{
+    fa_batchnorm bn = p->bn;
+    if (p->residual.memory) {
+        *residual = way(packed)(p, packed ? &p->packed_residual : &p->residual);
+        bn.residual = residual;
+    }
+    return bn;
+}
+
 static int run_forward(const problem *p, const forward *f, int packed)
 {
-    const fa_view x = (packed ? packed_view : view_of)(p, &f->x), y = (packed ? packed_view : view_of)(p, &f->y);
+    fa_view residual;
+    const fa_view x = way(packed)(p, &f->x), y = way(packed)(p, &f->y);
     const fa_statistics s = statistics_in(&f->table, p->bn.channels);
-    return fa_batchnorm_forward(&p->bn, p->training, &x, &y, &s);
+    const fa_batchnorm bn = with_residual(p, packed, &residual);
+    return fa_batchnorm_forward(&bn, p->training, &x, &y, &s);
 }
 
 static forward plain_forward(const problem *p, const array *x)
@@ -207,6 +308,28 @@ static forward plain_forward(const problem *p, const array *x)
 static void free_forward(forward *f)
 {
     free_array(&f->x), free_array(&f->y), free_array(&f->table);
+}
+
+static int counts_at(const problem *p, ptrdiff_t i)
+{
+    return share_of(p, i % p->bn.count) > 0.0;
+}
+
+/* 0 where nothing counts. */
+static int is_covered(const problem *p, const array *packed)
+{
+    for (ptrdiff_t i = 0; i < packed->size; i++)
+        if (!counts_at(p, i) && value_at(packed, i) != 0.0)
+            return 0;
+    return 1;
+}
+
+static int same_where_counted(const problem *p, const array *a, const array *b)
+{
+    for (ptrdiff_t i = 0; i < a->size; i++)
+        if (counts_at(p, i) && !same_element(element(a, i), element(b, i), a->dtype))
+            return 0;
+    return 1;
 }
 
 /* Fused is normalised, rounded, then activated. */
@@ -226,15 +349,33 @@ static verdict check_fusion(const problem *p, const forward *plain)
         operands[k] = (fa_operand){(char *)(uintptr_t)p->bn.params[k - 1], FA_FLOAT64, each};
     operands[k] = operands[0];
     fa_elementwise(&(fa_op){p->bn.activation, 0, 0, p->bn.real}, 2, shape, operands);
-    const int same = same_elements(&z.y, &plain->y);
+    const int same = same_where_counted(p, &z.y, &plain->y);
     free_forward(&z);
     return same ? NULL : "fused differs from unfused";
+}
+
+/* The first pass alone finds the same mean and variance. */
+static verdict check_first_pass(const problem *p, const forward *f)
+{
+    array table = new_table(p);
+    const fa_view x = view_of(p, &f->x);
+    const fa_statistics s = statistics_in(&table, p->bn.channels);
+    const int status = p->training ? fa_batchnorm_statistics(&p->bn, &x, &s) : 0;
+    array apart = table, together = f->table;
+    apart.size = together.size = apart.shape[0] = together.shape[0] = 4 * p->bn.channels;
+    const int same = !status && same_elements(&apart, &together);
+    free_array(&table);
+    return same ? NULL : "the statistics alone are others";
 }
 
 static verdict check_forward(const problem *p, forward *f, const forward *plain, int aliased)
 {
     if (!aliased && !is_unchanged(&f->x))
         return "x was written";
+    if (p->residual.memory && !is_unchanged(&p->residual))
+        return "the residual was written";
+    if (!is_covered(p, &plain->y))
+        return "a result is not 0 where nothing counts";
     if (!same_channels(p, &f->y, &plain->y) || !same_elements(&f->table, &plain->table))
         return "the forward depends on strides, threads or surroundings";
     if (!is_unchanged_but_elements(&f->y) || !is_unchanged_but_elements(&f->table))
@@ -242,28 +383,35 @@ static verdict check_forward(const problem *p, forward *f, const forward *plain,
     digest(BATCHNORM, &f->y);
     digest(BATCHNORM, &f->table);
     verdict wrong = check_statistics(p, &plain->x, &f->table);
+    if (!wrong && !aliased)
+        wrong = check_first_pass(p, f);
     return wrong ? wrong : check_fusion(p, plain);
 }
 
 /* ---- backward ------------------------------------------------------------------------------------- */
 
 typedef struct {
-    array dy, dx, sums;
+    array dy, dx, sums, g; /* g: with a residual, whose gradient it is */
 } backward;
 
 static int run_backward(const problem *p, const forward *f, const backward *b, int packed)
 {
-    fa_view (*const view)(const problem *, const array *) = packed ? packed_view : view_of;
-    const fa_view dy = view(p, &b->dy), x = view(p, &f->x), dx = view(p, &b->dx);
+    fa_view residual, g;
+    const fa_view dy = way(packed)(p, &b->dy), x = way(packed)(p, &f->x), dx = way(packed)(p, &b->dx);
     const fa_statistics s = statistics_in(&f->table, p->bn.channels);
+    fa_batchnorm bn = with_residual(p, packed, &residual);
+    if (bn.residual) {
+        g = way(packed)(p, &b->g);
+        bn.g = &g;
+    }
     double *sums = (double *)(void *)b->sums.data;
     double *const each[] = {sums, sums + p->bn.channels, sums + 2 * p->bn.channels};
     if (p->apart && !packed) { /* the passes one by one */
-        const int status = fa_batchnorm_backward(&p->bn, FA_FIRST_PASS, p->training, &dy, &x, NULL, &s, each);
+        const int status = fa_batchnorm_backward(&bn, FA_FIRST_PASS, p->training, &dy, &x, NULL, &s, each);
         return status ? status
-                      : fa_batchnorm_backward(&p->bn, FA_SECOND_PASS, p->training, &dy, &x, &dx, &s, each);
+                      : fa_batchnorm_backward(&bn, FA_SECOND_PASS, p->training, &dy, &x, &dx, &s, each);
     }
-    return fa_batchnorm_backward(&p->bn, FA_BOTH_PASSES, p->training, &dy, &x, &dx, &s, each);
+    return fa_batchnorm_backward(&bn, FA_BOTH_PASSES, p->training, &dy, &x, &dx, &s, each);
 }
 
 static verdict check_backward(const problem *p, backward *b, const backward *plain, int aliased)
@@ -271,18 +419,33 @@ static verdict check_backward(const problem *p, backward *b, const backward *pla
     const ptrdiff_t summed = (2 + is_learned(p->bn.activation)) * p->bn.channels;
     if (!aliased && !is_unchanged(&b->dy))
         return "dy was written";
-    if (!same_channels(p, &b->dx, &plain->dx))
+    if (!same_channels(p, &b->dx, &plain->dx) || !same_channels(p, &b->g, &plain->g))
         return "the backward depends on strides, threads or surroundings";
     for (ptrdiff_t i = 0; i < summed; i++)
         if (!same_element(element(&b->sums, i), element(&plain->sums, i), FA_FLOAT64))
             return "the backward's sums depend on strides, threads or surroundings";
-    if (!is_unchanged_but_elements(&b->dx) || !is_unchanged_but_elements(&b->sums))
+    if (!is_covered(p, &plain->dx) || !is_covered(p, &plain->g))
+        return "a gradient is not 0 where nothing counts";
+    if (!is_unchanged_but_elements(&b->dx) || !is_unchanged_but_elements(&b->sums) ||
+        (b->g.memory && !is_unchanged_but_elements(&b->g)))
         return "memory between or around the elements was written";
     digest(BATCHNORM, &b->dx);
     return NULL;
 }
 
 /* ---- memory runs out ------------------------------------------------------------------------------- */
+
+static void remember_results(backward *b)
+{
+    remember(&b->dx), remember(&b->sums);
+    if (b->g.memory)
+        remember(&b->g);
+}
+
+static int has_no_result(const backward *b)
+{
+    return is_unchanged(&b->dx) && is_unchanged(&b->sums) && (!b->g.memory || is_unchanged(&b->g));
+}
 
 /* Mean and variance. */
 static int same_given(const problem *p, const forward *f)
@@ -296,7 +459,7 @@ static verdict check_without_memory(const problem *p, forward *f, backward *b, s
     s.allocations = allocations;
     remember(&f->y), remember(&f->table);
     if (b)
-        remember(&b->dx), remember(&b->sums);
+        remember_results(b);
     enter(&s);
     const int status = b ? run_backward(p, f, b, 0) : run_forward(p, f, 0);
     if (!leave())
@@ -305,7 +468,7 @@ static verdict check_without_memory(const problem *p, forward *f, backward *b, s
         return NULL; /* it needed fewer */
     /* what is derived from given statistics may be there already */
     const int same = p->training ? is_unchanged(&f->table) : same_given(p, f);
-    if (!same || !is_unchanged(&f->y) || (b && (!is_unchanged(&b->dx) || !is_unchanged(&b->sums))))
+    if (!same || !is_unchanged(&f->y) || (b && !has_no_result(b)))
         return "something was written although memory ran out";
     return NULL;
 }
@@ -318,9 +481,13 @@ static verdict try_backward(drawing *d, problem *p, forward *f, const forward *p
     const int aliased = (int)draw(d, 2), allocations = (int)draw(d, 4);
     fill(&b.dy, p->what, 0.0, p->seed + 1);
     b.dx = aliased ? b.dy : draw_data(d, p, ANY_OUTPUT);
-    remember(&b.dx), remember(&b.sums);
     backward q = {pack_channels(p, &b.dy), packed_array(p->bn.real, f->x.size),
                   packed_array(FA_FLOAT64, 3 * p->bn.channels)};
+    if (p->residual.memory) {
+        b.g = draw_data(d, p, ANY_OUTPUT);
+        q.g = packed_array(p->bn.real, f->x.size);
+    }
+    remember_results(&b);
     verdict wrong = check_without_memory(p, f, aliased ? NULL : &b, *s, allocations);
     run_backward(p, plain, &q, 1);
     p->apart = draw(d, 4) == 0;
@@ -332,14 +499,155 @@ static verdict try_backward(drawing *d, problem *p, forward *f, const forward *p
         wrong = status ? "no memory" : check_backward(p, &b, &q, aliased);
     if (!aliased)
         free_array(&b.dx);
-    free_array(&b.dy), free_array(&b.sums), free_array(&q.dy), free_array(&q.dx), free_array(&q.sums);
+    free_array(&b.dy), free_array(&b.sums), free_array(&b.g);
+    free_array(&q.dy), free_array(&q.dx), free_array(&q.sums), free_array(&q.g);
     return wrong;
+}
+
+/* ---- x again from y -------------------------------------------------------------------------------- */
+
+/* Some elements of some channels, all of others, as if y had lost them. */
+typedef struct {
+    fa_lost lost;
+    const void **channels;
+    ptrdiff_t *begin, *index;
+    char *x;
+} memory_of_lost;
+
+static int is_kept(const problem *p, ptrdiff_t c, ptrdiff_t k)
+{
+    return c % 3 == 2 || (c % 3 == 1 && mix(p->seed + 17 + (uint64_t)k) % 8 == 0);
+}
+
+static memory_of_lost keep_some(const problem *p, const array *packed_x)
+{
+    const ptrdiff_t n = p->bn.count, size = fa_itemsize[p->bn.real];
+    memory_of_lost m = {.channels = calloc((size_t)p->bn.channels, sizeof *m.channels),
+                        .begin = calloc((size_t)p->bn.channels + 1, sizeof *m.begin),
+                        .index = calloc((size_t)packed_x->size, sizeof *m.index),
+                        .x = calloc((size_t)packed_x->size, (size_t)size)};
+    ptrdiff_t used = 0;
+    for (ptrdiff_t c = 0; c < p->bn.channels; m.begin[++c] = used) {
+        if (c % 3 == 2) {
+            m.channels[c] = element(packed_x, c * n);
+            continue;
+        }
+        for (ptrdiff_t k = 0; k < n; k++)
+            if (is_kept(p, c, k)) {
+                memcpy(m.x + used * size, element(packed_x, c * n + k), (size_t)size);
+                m.index[used++] = k;
+            }
+    }
+    m.lost = (fa_lost){m.channels, m.begin, m.index, m.x};
+    return m;
+}
+
+static void free_kept(memory_of_lost *m)
+{
+    free(m->channels), free(m->begin), free(m->index), free(m->x);
+}
+
+static double tolerance_of(const problem *p)
+{
+    return p->bn.real == FA_FLOAT32 ? 0x1p-16 : 0x1p-24;
+}
+
+/* What was kept is there; the rest is near, in channels that are said to lose nothing. */
+static verdict check_found(const problem *p, const array *x, const array *again, const array *table,
+                           const double *losses)
+{
+    const fa_statistics s = statistics_in(table, p->bn.channels);
+    for (ptrdiff_t i = 0; i < x->size; i++) {
+        const ptrdiff_t c = i / p->bn.count;
+        if (is_kept(p, c, i % p->bn.count) && !same_element(element(x, i), element(again, i), x->dtype))
+            return "x that was kept is another";
+        const double off = fabs(value_at(x, i) - value_at(again, i)) * s.rstd[c];
+        const double away = fabs(value_at(x, i) - s.mean[0][c]) * s.rstd[c];
+        if (counts_at(p, i) && losses[c] == 0.0 && !(off <= 1.01 * tolerance_of(p) * fmax(away, 1.0)))
+            return "x that is not lost is not found";
+    }
+    return NULL;
+}
+
+static verdict try_recovery(drawing *d, const problem *p, const problem *counting, const forward *f,
+                            const forward *plain, const surroundings *s, const double *losses)
+{
+    array again = draw_data(d, p, ANY_OUTPUT), packed = packed_array(p->bn.real, f->x.size);
+    const fa_view y = view_of(p, &f->y), x = view_of(p, &again);
+    const fa_view plain_y = packed_view(p, &plain->y), plain_x = packed_view(p, &packed);
+    const fa_statistics statistics = statistics_in(&f->table, p->bn.channels);
+    remember(&again);
+    fa_batchnorm_recover(&p->bn, &plain_y, &plain_x, &statistics);
+    enter(s);
+    const int status = fa_batchnorm_recover(&p->bn, &y, &x, &statistics);
+    verdict wrong = leave() ? NULL : "the caller's floating-point environment has changed";
+    if (!wrong && (status || !same_channels(p, &again, &packed)))
+        wrong = "x found again depends on strides, threads or surroundings";
+    if (!wrong && !is_unchanged_but_elements(&again))
+        wrong = "memory between or around the elements was written";
+    if (!wrong)
+        wrong = check_found(counting, &plain->x, &packed, &f->table, losses);
+    digest(BATCHNORM, &packed);
+    free_array(&again), free_array(&packed);
+    return wrong;
+}
+
+static int count_losses(const problem *p, const forward *f, int packed, double *losses)
+{
+    const fa_view x = way(packed)(p, &f->x);
+    const fa_statistics s = statistics_in(&f->table, p->bn.channels);
+    return fa_batchnorm_count_lost(&p->bn, &x, &s, tolerance_of(p), losses);
+}
+
+/* A backward that gets y instead of x. */
+static verdict try_from_output(drawing *d, const problem *p, forward *f, const forward *plain, const surroundings *s)
+{
+    array losses = packed_array(FA_FLOAT64, p->bn.channels), same = packed_array(FA_FLOAT64, p->bn.channels);
+    memory_of_lost kept = keep_some(p, &plain->x);
+    problem from_output = *p;
+    from_output.bn.from_output = 1;
+    from_output.bn.lost = &kept.lost;
+    problem all = from_output; /* x is found again wherever it lies */
+    all.bn.mask = NULL;
+    all.bn.weights = NULL;
+    forward of_y = {f->y, f->x, f->table}, of_plain_y = {plain->y, plain->x, plain->table};
+    count_losses(p, plain, 1, (double *)(void *)same.data);
+    enter(s);
+    int status = count_losses(p, f, 0, (double *)(void *)losses.data);
+    verdict wrong = leave() ? NULL : "the caller's floating-point environment has changed";
+    if (!wrong && (status || !same_elements(&losses, &same)))
+        wrong = "what is lost depends on strides, threads or surroundings";
+    if (!wrong)
+        wrong = try_recovery(d, &all, p, f, plain, s, (double *)(void *)losses.data);
+    if (!wrong)
+        wrong = try_backward(d, &from_output, &of_y, &of_plain_y, s);
+    free_array(&losses), free_array(&same);
+    free_kept(&kept);
+    return wrong;
+}
+
+static int can_go_back(const problem *p)
+{
+    const int row = p->bn.activation;
+    return p->training && !fa_is_half(p->bn.real) && !p->residual.memory &&
+           (row < 0 || fa_inverse_kinds[row] != FA_NO_INVERSE);
+}
+
+static void draw_residual(drawing *d, problem *p)
+{
+    if (draw(d, 3))
+        return;
+    p->residual = draw_data(d, p, ANY_INPUT);
+    fill(&p->residual, p->what, 0.0, p->seed + 2);
+    p->packed_residual = pack_channels(p, &p->residual);
 }
 
 verdict batchnorm_case(drawing *d)
 {
     const surroundings s = draw_surroundings(d);
     problem p = draw_problem(d);
+    draw_counted(d, &p);
+    draw_residual(d, &p);
     forward f = {draw_data(d, &p, ANY_INPUT), .table = new_table(&p)};
     const int aliased = !p.training && fa_activation_table[0].name && draw(d, 2) && f.x.strides[0] != 0;
     int writable = 1;
@@ -358,7 +666,8 @@ verdict batchnorm_case(drawing *d)
     if (!wrong)
         wrong = status ? "no memory" : check_forward(&p, &f, &plain, same);
     if (!wrong && !same)
-        wrong = try_backward(d, &p, &f, &plain, &s);
+        wrong = can_go_back(&p) && draw(d, 2) ? try_from_output(d, &p, &f, &plain, &s)
+                                              : try_backward(d, &p, &f, &plain, &s);
     if (!same)
         free_array(&f.y);
     free_array(&f.x), free_array(&f.table);

@@ -84,15 +84,16 @@ verdict batchnorm_case(drawing *d);
 verdict gradient_case(drawing *d);
 verdict capi_case(drawing *d);
 verdict pool_case(drawing *d);
+verdict merge_case(drawing *d);
 
 verdict run_case(const uint8_t *bytes, size_t n);
 
-enum { KINDS = 6 };
+enum { KINDS = 7 };
 extern const char *const kind_names[KINDS];
 /* Of the results of each kind so far, the same for each machine that runs the same instruction set. */
 extern uint64_t digests[KINDS];
 void digest(int kind, const array *a);
 void digest_number(int kind, double value);
-enum { ELEMENTWISE, UFUNC, BATCHNORM, GRADIENT, CAPI, POOL };
+enum { ELEMENTWISE, UFUNC, BATCHNORM, GRADIENT, CAPI, POOL, MERGE };
 
 #endif
