@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import LEARNED, NAMES, assert_same_bits, each, floats, kinds
+from conftest import LEARNED, NAMES, assert_same_bits, each, floats, given, kinds
 from test_batch_norm import affine, columns, data, layouts, options, same_gradients
 
 import fastact as fa
@@ -325,8 +325,8 @@ def test_what_is_masked_has_no_gradient_beside_a_nan(name, axis):
     np.moveaxis(x, axis, 0)[1, 5] = np.nan
     mask = np.arange(40) % 3 != 0
     params = None if name is None else given(name)
-    _, ctx = fa.batch_norm_forward(x, axis=axis, activation=name, activation_params=params, residual=r,
-                                   mask=mask)  # fmt: skip
+    options = {"activation": name, "activation_params": params}
+    _, ctx = fa.batch_norm_forward(x, axis=axis, residual=r, mask=mask, **options)
     grads = fa.batch_norm_backward(dy, ctx)
     for got in (grads.x, grads.residual):
         assert not np.moveaxis(got, axis, 0)[:, ~mask].any()

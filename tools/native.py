@@ -45,7 +45,8 @@ WRAPPED = [
     "calloc",
 ]
 WRAPPED += ["aligned_alloc", "mmap"]
-CASES = ["arrays", "wrap", "cases", "case_elementwise", "case_batchnorm", "case_merge", "case_table"]
+CASES = [f"case_{kind}" for kind in ("elementwise", "batchnorm", "merge", "table")]
+CASES += ["arrays", "wrap", "cases"]
 
 
 def settings() -> dict:
