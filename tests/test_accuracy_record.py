@@ -7,9 +7,11 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import GATED, NAMES, ROOT, defaults, slope_zeros
+from conftest import GATED, NAMES, ROOT, defaults, once, slope_zeros
 
 import fastact as fa
+
+pytestmark = once
 
 
 @pytest.fixture(scope="module")

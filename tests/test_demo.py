@@ -7,10 +7,13 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import once
 
 import fastact
 from fastact import _demo, _demo_network, _demo_numpy
 from fastact.__main__ import COMMANDS, main
+
+pytestmark = once
 
 NAMES = list(fastact.activations)
 LEARNED = [name for name in NAMES if fastact.activations[name].learned]

@@ -18,10 +18,12 @@ import sys
 import tokenize
 
 import pytest
-from conftest import NAMES, ROOT
+from conftest import NAMES, ROOT, once
 
 import fastact as fa
 from fastact import _runtime
+
+pytestmark = once
 
 ALLOWED = {
     "csrc/activations.def", "csrc/activations.h", "csrc/inverses.h", "fastact/reference.py",

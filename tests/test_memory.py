@@ -14,10 +14,12 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from conftest import FLOATS, PLAIN, python
+from conftest import FLOATS, PLAIN, once, python
 
 import fastact as fa
 from fastact import _runtime
+
+pytestmark = once
 
 MIB = 1 << 20
 THRESHOLD = fa.memory.stats().min_bytes

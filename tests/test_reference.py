@@ -18,6 +18,7 @@ import types
 import numpy as np
 import oracle
 import pytest
+from conftest import once
 from mpmath import mp, mpf
 
 PATH = pathlib.Path(__file__).parents[1] / "fastact" / "reference.py"
@@ -27,7 +28,7 @@ spec = importlib.util.spec_from_file_location("reference_by_path", PATH)
 reference = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(reference)
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = [once, pytest.mark.filterwarnings("error")]
 each = pytest.mark.parametrize("name", list(reference.activations))
 LARGEST, TINY = np.finfo(np.float64).max, np.finfo(np.float64).tiny
 
