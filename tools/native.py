@@ -438,7 +438,13 @@ def pack_corpus(made: Path, folder: Path) -> int:
 
 def fuzz(options) -> dict:
     need("clang")
-    limits = ["-max_len=160", "-timeout=30", "-rss_limit_mb=4096", "-print_final_stats=1"]
+    limits = [
+        "-max_len=160",
+        "-len_control=0",
+        "-timeout=30",
+        "-rss_limit_mb=4096",
+        "-print_final_stats=1",
+    ]
     bad = program(planted(FUZZ, "fuzz"))
     done = execute([bad, *limits, "-max_total_time=120", unpack_corpus(BUILD / "fuzz" / "planted")])
     figures = {"planted": [check_plant("fuzz", done)]}

@@ -258,10 +258,22 @@ static void run_in_order(loop_call *c, char *arena, char *second)
     }
 }
 
+/* Whether all that is read was written as one number, if at all: the sign of a NaN, which no machine promises, would
+ * be part of another number else. */
+static int reads_whole_numbers(const loop_call *c)
+{
+    const ptrdiff_t size = fa_itemsize[c->loop.op.real];
+    const int ninputs = fa_op_inputs(&c->loop.op), noperands = fa_op_operands(&c->loop.op);
+    int whole = ninputs == fa_op_data(&c->loop.op) || size == fa_itemsize[c->loop.param_dtype];
+    for (int k = 0; k < noperands; k++)
+        whole = whole && c->steps[k] % size == 0 && (c->offsets[k] - c->offsets[0]) % size == 0;
+    return whole;
+}
+
 static void digest_results(const loop_call *c, char *arena, char *second)
 {
     char *args[FA_MAX_OPERANDS];
-    for (ptrdiff_t i = 0; i < c->n; i++) {
+    for (ptrdiff_t i = 0; reads_whole_numbers(c) && i < c->n; i++) {
         place(c, arena, second, i, args);
         for (int k = fa_op_inputs(&c->loop.op); k < fa_op_operands(&c->loop.op); k++) {
             double value;
