@@ -25,6 +25,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "docs" / "reliability" / "mutants.json"
 TESTS = ["test_batch_norm.py", "test_activations.py", "test_properties.py", "test_gated.py"]
+TESTS += ["test_hard_statistics.py", "test_residual_and_mask.py", "test_inplace.py"]
 sys.path.insert(0, str(ROOT / "tools"))
 
 
@@ -51,7 +52,7 @@ FAULTS = [
     Fault("backward: dy of the neighbour", "kernels.inc",
           "FN(fa_##name##_backward)(dy[i], x[i]", "FN(fa_##name##_backward)(dy[i ^ 1], x[i]"),
     Fault("fast body: beyond its limit", "kernels.inc",
-          "if (fa_all_within_f(x + begin, end - begin, reach))", "if (1)"),
+          "if (most <= reach)", "if (1)"),
     Fault("fast body: parts of the element before", "kernels.inc",
           "FA_EACH(i, begin, end, const fa_exp_parts e = fa_get_exp_f(&parts, i - begin); ",
           "FA_EACH(i, begin, end, const fa_exp_parts e = fa_get_exp_f(&parts, (i - begin) & ~1); "),

@@ -257,6 +257,21 @@ def test_a_channel_has_its_bits_alone_and_among_others(dtype, channels, count):
         assert_same_bits(fa.batch_norm_backward(dy[:, c : c + 1], alone_ctx).x[:, 0], dx[:, c])
 
 
+@each
+@kinds
+@pytest.mark.parametrize("channels", [300, 1104])
+def test_rows_of_many_channels_have_the_bits_of_columns(name, dtype, channels):
+    """Tiles of some rows of some channels, between which memory goes on."""
+    x, dy = data((70, channels), dtype, 13), data((70, channels), dtype, 14)
+    extra = affine(channels, dtype) | options(name, channels, dtype)
+    want, want_ctx = fa.batch_norm_forward(np.asfortranarray(x), **extra)
+    y, ctx = fa.batch_norm_forward(x, **extra)
+    assert_same_bits(y, want)
+    same_gradients(
+        fa.batch_norm_backward(dy, ctx), fa.batch_norm_backward(np.asfortranarray(dy), want_ctx)
+    )
+
+
 def test_large_arrays_are_the_same_for_every_thread_count():
     x = data((8, 32, 64, 65), np.float32, 11)
     results = []

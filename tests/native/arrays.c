@@ -46,9 +46,12 @@ static void draw_order(drawing *d, int ndim, int *order)
     }
 }
 
-/* `step`: bytes that the axes inside this one take. */
+/* `step`: bytes that the axes inside this one take.  Many axes of one element, each twice as far apart, would leave
+ * the memory. */
 static ptrdiff_t draw_stride(drawing *d, layout how, ptrdiff_t step)
 {
+    if (step > 1 << 24)
+        return step;
     switch (draw(d, 16)) {
     case 1: return how == ANY_INPUT ? 0 : step;
     case 2: return -step;
