@@ -439,6 +439,7 @@ def pack_corpus(made: Path, folder: Path) -> int:
 def fuzz(options) -> dict:
     need("clang")
     limits = [
+        f"-artifact_prefix={BUILD}/",
         "-max_len=160",
         "-len_control=0",
         "-timeout=30",

@@ -38,6 +38,8 @@ UndefinedBehaviorSanitizer, for valgrind, for emulated processors (the same bits
 for libFuzzer, and says which lines of C none of them reaches; `tests/uncovered.txt` says why.
 ThreadSanitizer and the forks have a program of their own, `tests/native/threads.c`.
 `tests/mutants.py` plants faults in the kernels, which pytest has to find.
+`tests/test_properties.py` makes random calls over the Python border, between guards and against
+the reference; `FASTACT_EXAMPLES=5000` makes more of them, others each time.
 
 ## Free-threaded CPython
 
