@@ -330,7 +330,7 @@ def asan(options) -> dict:
 
 def tsan(options) -> dict:
     need("gcc")
-    settings = {"TSAN_OPTIONS": "die_after_fork=0:halt_on_error=1"}
+    settings = {"TSAN_OPTIONS": "halt_on_error=1"}
     rounds = max(options.cases // 4, 50)
     ran = run_isas(program(TSAN), rounds, **settings)
     done = execute([program(planted(TSAN, "tsan")), "baseline", str(rounds)], **settings)
