@@ -263,6 +263,11 @@ cdef bint common_real(const fa_operand *data, int ndata, fa_dtype *real) noexcep
     return True
 
 
+cdef bint is_cast(int source, int target) noexcept:
+    """NumPy has no cast from bfloat16 to float16 that a ufunc would make."""
+    return source != FA_BFLOAT16 or target != FA_FLOAT16
+
+
 cdef object fast_call(fa_op *op, PyObject **inputs, PyObject *out, int forced):
     """The driver's result, or None where NumPy's machinery has to see to the call.
 
@@ -285,11 +290,15 @@ cdef object fast_call(fa_op *op, PyObject **inputs, PyObject *out, int forced):
     op.real = <fa_dtype>forced
     if forced < 0 and not common_real(operands, ndata, &op.real):
         return None
+    for k in range(ndata):
+        if not is_cast(operands[k].dtype, op.real):
+            return None
     for k in range(nparams):
         if not bind_param(x, inputs[ndata + k], &operands[ndata + k], &bindings[ndata + k]):
             return None
     if out != NULL:
-        if not good_output(<cnp.ndarray>out, inputs, ndata + nparams):
+        if not (good_output(<cnp.ndarray>out, inputs, ndata + nparams)
+                and is_cast(op.real, dtype_of(<cnp.ndarray>out))):
             return None
         result = <cnp.ndarray>out
     else:

@@ -6,8 +6,9 @@ csrc/batchnorm.inc. The layer is in _layer.py, the passes one by one in _pieces.
 
 from __future__ import annotations
 
+from fastact import _checks as checks
 from fastact import _quick
-from fastact._call import forward
+from fastact._call import SAVES, forward
 from fastact._gradient import backward, backward_on_all, check_context
 from fastact._running import MOMENTUM
 
@@ -183,6 +184,8 @@ activation_params, residual, mask, sample_weight, convention, comm, out
     >>> ctx.mean
     array([ 2., 20.])
     """
+    if save_for_backward is None:  # which stands for no backward, inside
+        checks.word("save_for_backward", None, SAVES)
     return _quick.forward(
         x, weight, bias, running_mean, running_var, training, momentum, eps, axis, activation,
         convention, save_for_backward, activation_params, residual, mask, sample_weight, comm, out,

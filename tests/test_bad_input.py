@@ -68,6 +68,7 @@ FORWARD = [  # arguments, exception, word of the message
     ({"out": FROZEN_OUT}, ValueError, "out"),
     ({"out": X}, ValueError, "out"),
     ({"out": X, "training": False}, ValueError, "out"),
+    ({"save_for_backward": None}, TypeError, "save_for_backward"),
     ({"nonsense": 1}, TypeError, "nonsense"),
 ]  # fmt: skip
 
