@@ -24,14 +24,6 @@ class Counted:
     first: np.ndarray  # LANES elements whose mean is near the values
     shares: np.ndarray | None  # how much each has of it; None: the same
 
-    def zeroed(self, array: np.ndarray, axis: int) -> np.ndarray:
-        """A copy with 0 where nothing counts."""
-        if self.mask is None:
-            return array.copy()
-        rest = array.shape[:axis] + array.shape[axis + 1 :]
-        mask = self.mask[: self.mask.size - LANES].reshape(rest).view(np.bool_)
-        return np.where(np.expand_dims(mask, axis), array, array.dtype.type(0))
-
 
 def count_in(mask: object, weight: object, x: np.ndarray, axis: int) -> Counted | None:
     if mask is None and weight is None:

@@ -122,7 +122,9 @@ def without_channels(name: str, value: object, x, axis: int):
     value = value if is_lazy(value) else da.from_array(np.asarray(value), chunks=-1)
     if same_shape(value.shape, shape):
         return value if value.chunks == chunks else value.rechunk(chunks)
+    along = zip(value.shape, chunks[len(chunks) - value.ndim :], strict=False)
     try:
+        value = value.rechunk(tuple([cuts if length > 1 else length for length, cuts in along]))
         return da.broadcast_to(value, shape, chunks=chunks)
     except ValueError:
         raise ValueError(

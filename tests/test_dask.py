@@ -176,3 +176,45 @@ def test_bad_arrays_when_called():
             fa.batch_norm_backward(dy, ctx)
     with pytest.raises(TypeError, match="out"):
         fa.batch_norm_backward(x, ctx, out=x)
+
+
+COUNTS = np.arange(12 * 8 * 9).reshape(12, 8, 9) % 5 > 0
+LENGTHS = np.arange(12)[:, None, None] > 3
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize(("key", "value"), [
+    ("mask", COUNTS), ("mask", LENGTHS), ("sample_weight", COUNTS * 0.5), ("sample_weight", 2.0),
+    ("residual", data("f4", 5)),
+])  # fmt: skip
+def test_what_goes_along(key, value, lazy):
+    x, dy = data("f4", 1), data("f4", 2)
+    name = NAMES[-1]
+    ctx, want = results(x, dy, activation=name, **{key: value})
+    chunks = CHUNKS[2] if key == "residual" else np.shape(value)
+    along = da.from_array(value, chunks) if lazy and np.ndim(value) else value
+    lazily = [da.from_array(a, CHUNKS[2]) for a in (x, dy)]
+    y, lazy_ctx = fa.batch_norm_forward(lazily[0], activation=name, **{key: along})
+    grads = fa.batch_norm_backward(lazily[1], lazy_ctx)
+    np.testing.assert_allclose(y.compute(), want["y"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(grads.x.compute(), want["dx"], rtol=1e-4, atol=1e-5)
+    if key == "residual":
+        expected = fa.batch_norm_backward(dy, ctx).residual
+        np.testing.assert_allclose(grads.residual.compute(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("named", "error", "word"), [
+    ({"mask": np.ones((12, 8, 9))}, TypeError, "mask"),
+    ({"mask": np.ones((3, 8, 9), bool)}, ValueError, "mask"),
+    ({"sample_weight": np.ones((12, 8, 9), bool)}, TypeError, "sample_weight"),
+    ({"save_for_backward": "output"}, TypeError, "save_for_backward"),
+])  # fmt: skip
+def test_what_does_not_go_along(named, error, word):
+    with pytest.raises(error, match=word):
+        fa.batch_norm_forward(da.from_array(data("f4", 1), CHUNKS[1]), **named)
+
+
+def test_channels_of_unknown_number():
+    x = da.from_array(data("f4", 1), CHUNKS[1])
+    with pytest.raises(ValueError, match=r"x: the number of channels"):
+        fa.batch_norm_forward(x[:, np.arange(6) % 2 == da.from_array(np.arange(6), 3) % 2])
