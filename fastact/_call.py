@@ -100,9 +100,11 @@ def check_call(
     rule = update_rule(momentum, convention)
     weight64 = checks.per_channel("weight", weight, channels)
     bias64 = checks.per_channel("bias", bias, channels)
-    running = check_running(running_mean, running_var, x, channels, training)
-    fused = fuse(activation, activation_params, channels)
+    kept = given if type(given) is np.ndarray else x
     added = None if residual is None else checks.like_x("residual", residual, x)
+    read_again = {"x": kept, "residual": added}
+    running = check_running(running_mean, running_var, read_again, channels, training)
+    fused = fuse(activation, activation_params, channels)
     counted = None
     if mask is not None or sample_weight is not None:
         counted = count_in(mask, sample_weight, x, axis)
@@ -113,9 +115,9 @@ def check_call(
     may_be = ("x",) if saves_output or (save_for_backward is None and not training) else ()
     if save_for_backward is None:
         may_be = (*may_be, "residual")
-    y = checks.output(out, x, may_be=may_be, apart={"x": x, "residual": added, **small})
+    y = checks.output(out, x, may_be=may_be, apart={**read_again, **small})
     return Call(
-        given if type(given) is np.ndarray else x, x, y, axis, count, training, weight64, bias64,
+        kept, x, y, axis, count, training, weight64, bias64,
         checks.gradient_dtype(weight), checks.gradient_dtype(bias), eps, running, rule, fused,
         added, counted, saves_output,
     )  # fmt: skip

@@ -24,10 +24,10 @@ def check_context(ctx: object) -> None:
 
 def check_backward(dy: object, ctx: BatchNormContext, out: object):
     """dy, x (or y, which gives it again), the arrays to write: dx, and g where it is wanted."""
-    kept, name = (ctx.x, "x") if ctx.y is None else (ctx.y, "y")
-    kept = checks.float_array(f"ctx.{name}", kept)
+    given, name = (ctx.x, "x") if ctx.y is None else (ctx.y, "y")
+    kept = checks.float_array(f"ctx.{name}", given)
     dy = checks.like_x("dy", dy, kept)
-    apart = {"dy": dy, name: kept, "residual": ctx.residual}
+    apart = {"dy": dy, name: given, "residual": ctx.residual}
     dx = checks.output(out, kept, may_be=("dy",), apart=apart)
     return dy, kept, dx, None if ctx.residual is None else new_like(kept, kept.dtype.num)
 

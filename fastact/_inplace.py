@@ -105,7 +105,7 @@ def find_lost(call, table: np.ndarray) -> Kept:
 
 def keep_input(call) -> Kept:
     """All of x: a copy where y will be written over it."""
-    if not np.may_share_memory(call.x, call.y):
+    if not np.may_share_memory(call.kept, call.y):
         return Kept(INPUT, x=call.kept)
     return Kept(Saved("input", nbytes=call.x.nbytes), x=call.x.copy())
 

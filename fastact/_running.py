@@ -6,6 +6,7 @@ one, and whether `momentum` is the share of the batch or of what was there befor
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -73,9 +74,10 @@ def cumulative(convention: str, batches: int) -> float:
 
 
 def check_running(
-    mean: object, var: object, x: np.ndarray, channels: int, training: bool
+    mean: object, var: object, apart: Mapping[str, object], channels: int, training: bool
 ) -> tuple | None:
-    """The running statistics, or None where there are none."""
+    """The running statistics, or None where there are none. In training they are written, apart
+    from everything in `apart`."""
     if (mean is None) != (var is None):
         missing = "running_mean" if mean is None else "running_var"
         raise ValueError(f"{missing}: missing; running_mean and running_var come together")
@@ -93,13 +95,13 @@ def check_running(
         ):
             checks.per_channel(name, value, channels)  # raises, or accepts what is no such array
         if training:
-            check_updatable(name, value, x)
+            check_updatable(name, value, apart)
     if training and np.may_share_memory(mean, var):
         raise ValueError("running_mean, running_var: share memory, but each is updated in place")
     return mean, var
 
 
-def check_updatable(name: str, value: object, x: np.ndarray) -> None:
+def check_updatable(name: str, value: object, apart: Mapping[str, object]) -> None:
     if type(value) is not np.ndarray or not checks.is_float(value.dtype):
         raise TypeError(
             f"{name}: updated in place in training, so expected a numpy.ndarray of "
@@ -109,8 +111,9 @@ def check_updatable(name: str, value: object, x: np.ndarray) -> None:
         raise ValueError(f"{name}: read-only, but updated in place in training")
     if has_internal_overlap(value):
         raise ValueError(f"{name}: several of its elements share memory")
-    if np.may_share_memory(value, x):
-        raise ValueError(f"{name}: overlaps x, but is updated in place in training")
+    for other, array in apart.items():
+        if array is not None and np.may_share_memory(value, np.asarray(array)):
+            raise ValueError(f"{name}: overlaps {other}, but is updated in place in training")
 
 
 def track(running: tuple, mean: np.ndarray, var: np.ndarray, count: float, rule: Update) -> None:

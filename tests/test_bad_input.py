@@ -104,6 +104,31 @@ def test_statistics_must_not_share_memory_and_out_must_not_overlap():
     assert (both == 1).all()
 
 
+def test_out_must_not_overlap_what_the_backward_reads_in_another_byte_order():
+    x = X.astype(">f4")
+    with pytest.raises(ValueError, match="out: overlaps x"):
+        fa.batch_norm_forward(x, out=x.view("<f4"))
+    _, ctx = fa.batch_norm_forward(x)
+    with pytest.raises(ValueError, match="out: overlaps x"):
+        fa.batch_norm_backward(X, ctx, out=x.view("<f4"))
+    with pytest.raises(ValueError, match="running_mean: overlaps x"):
+        fa.batch_norm_forward(x, running_mean=x.view("<f4")[0], running_var=ONES.copy())
+    other = X.copy()
+    with pytest.raises(ValueError, match="running_var: overlaps residual"):
+        fa.batch_norm(X, residual=other, running_mean=ONES * 0, running_var=other[0], training=True)
+    kept = x.copy()
+    for name in PLAIN:  # x is kept, where y does not say what it was: a copy of it
+        try:
+            _, want = fa.batch_norm_forward(kept, save_for_backward="output", activation=name)
+        except ValueError:  # it has no inverse
+            continue
+        y = kept.copy()
+        named = {"save_for_backward": "output", "activation": name, "out": y.view("<f4")}
+        _, ctx = fa.batch_norm_forward(y, **named)
+        got, want = (fa.batch_norm_backward(np.ones_like(X), c).x for c in (ctx, want))
+        np.testing.assert_array_equal(got, want)
+
+
 BACKWARD = [
     ({"dy": X[:5]}, ValueError, "dy"),
     ({"dy": X.astype(np.float64)}, TypeError, "dy"),
