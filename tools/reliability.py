@@ -93,6 +93,11 @@ def fuzz(r):
     return "libFuzzer over the C entry points", how_much, f"{r['failures']} failures"
 
 
+def border(r):
+    how_much = f"{r['cases']:,} calls in {r['seconds']} s, {r['edges']:,} edges"
+    return "atheris over the Python border", how_much, f"{r['failures']} failures"
+
+
 def coverage(r):
     share = f"{100 * r['reached'] / r['lines']:.1f} %"
     left = f"{r['with a reason']} lines with a reason"
@@ -119,7 +124,7 @@ def pytest(r):
     return f"pytest ({r['isa']})", spelled(r["passed"]), f"{r['failed']} failures"
 
 
-ROWS = [asan, tsan, forks, valgrind, analyzer, emulators, fuzz, coverage, python_coverage]
+ROWS = [asan, tsan, forks, valgrind, analyzer, emulators, fuzz, border, coverage, python_coverage]
 ROWS += [mutants, pytest]
 
 

@@ -8,11 +8,16 @@ with copies of their own says what it has to give:
 - no byte changes but those of the outputs, and none at all when the call is refused.
 """
 
+import os
 import sys
 
-import atheris
-import ml_dtypes
-import numpy as np
+sys.setdlopenflags(os.RTLD_NOW | os.RTLD_GLOBAL)  # the Cython modules call into the fuzzer
+import atheris  # noqa: E402
+from atheris import core_with_libfuzzer  # noqa: E402, F401
+
+sys.setdlopenflags(os.RTLD_NOW)
+import ml_dtypes  # noqa: E402
+import numpy as np  # noqa: E402
 
 with atheris.instrument_imports(include=["fastact"]):
     import fastact as fa
@@ -268,9 +273,18 @@ def check(data):
         assert same(a, b), f"result {number}: {a!r}; with copies: {b!r}; {function}"
 
 
+def checked(data):
+    """An error is printed with its case: a signal may end the fuzzer before it has written it."""
+    try:
+        check(data)
+    except BaseException:
+        print("the case:", data.hex(), flush=True)
+        raise
+
+
 def main():
     fa.set_num_threads(1)
-    atheris.Setup(sys.argv, check)
+    atheris.Setup(sys.argv, checked, internal_libfuzzer=True)
     atheris.Fuzz()
 
 
