@@ -7,6 +7,7 @@ When FASTACT_ISA is set, a run in which another instruction set is active is sto
 import inspect
 import json
 import os
+import platform
 import subprocess
 import sys
 from collections import Counter
@@ -68,9 +69,13 @@ def pytest_terminal_summary(terminalreporter):
     passed = terminalreporter.stats.get("passed", [])
     failed = terminalreporter.stats.get("failed", []) + terminalreporter.stats.get("error", [])
     files = Counter(Path(report.nodeid.split("::")[0]).name for report in passed)
-    figures = {"step": "pytest", "isa": ISA, "passed": dict(sorted(files.items()))}
+    threads = terminalreporter.config.getoption("parallel_threads", None)  # pytest-run-parallel
+    step = "pytest" if threads in (None, 1, "1") else "parallel"
+    figures = {"step": step, "isa": ISA, "passed": dict(sorted(files.items()))}
     figures["failed"] = len(failed)
-    (Path(folder) / "pytest.json").write_text(json.dumps(figures, indent=1) + "\n")
+    if step == "parallel":
+        figures |= {"threads": int(threads), "python": platform.python_version()}
+    (Path(folder) / f"{step}.json").write_text(json.dumps(figures, indent=1) + "\n")
 
 
 # ---- activations -----------------------------------------------------------------------------

@@ -392,6 +392,27 @@ def test_memory_is_measured(tmp_path):
     assert 0.9 < found["kept"] < 1.5  # x
 
 
+def test_ten_layers_are_the_same_in_place():
+    x, dy = memory.data((64, 16))
+    ordinary, in_place = (memory.fastact_calls(x, dy)[q]() for q in (memory.TEN, memory.IN_PLACE))
+    for got, want in zip(in_place, ordinary, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-2, atol=1e-2 * np.abs(want).max())
+    assert memory.relative_time("fastact", memory.IN_PLACE, x, dy, 1) > 0
+
+
+def test_ten_layers_of_torch():
+    torch = pytest.importorskip("torch", reason="the extra torch")
+    x, dy = memory.data((64, 16))
+    asked = memory.torch_calls(x, dy)
+    want = memory.fastact_calls(x, dy)[memory.TEN]()[::-1]  # the last layer's comes first
+    for got, gradient in zip(asked[memory.TEN](), want, strict=True):
+        largest = np.abs(gradient).max()
+        np.testing.assert_allclose(got.grad.numpy(), gradient, rtol=1e-2, atol=1e-2 * largest)
+    y, leaf = asked["step"]()
+    assert isinstance(asked["forward of a step"]().y, torch.Tensor)
+    assert y.shape == leaf.grad.shape
+
+
 # ---- what records say ------------------------------------------------------------------------
 
 
@@ -446,6 +467,17 @@ def test_a_picture(recorded, tmp_path):
                    charts.elementwise_map(rows, ("forward",), "")):  # fmt: skip
         figure.savefig(tmp_path / "a.png")
         assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_picture(recorded):
+    pytest.importorskip("matplotlib")
+    few = recorded | {
+        name: {**data, "rows": [r for r in data["rows"] if r["activation"] in (CURVED, LEARNED[0])]}
+        for name, data in recorded.items() if name.startswith("elementwise")
+    }  # fmt: skip
+    drawn = dict(charts.all_of(few))
+    assert {"steps", "elementwise-forward", "elementwise-ratios-out"} <= set(drawn)
+    assert charts.png(drawn["steps"], dpi=30).startswith(b"\x89PNG")
 
 
 def test_the_documentation_follows_from_the_records():

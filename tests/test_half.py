@@ -192,6 +192,7 @@ def test_another_user_dtype_is_refused_by_name():
 
 
 @halves
+@pytest.mark.thread_unsafe(reason="tracemalloc counts the memory of all threads")
 def test_no_wide_copy_in_memory(dtype):
     x = np.ones((64, 16, 1024), dtype)
     for function in fa.activations.values():

@@ -10,6 +10,7 @@ from conftest import NAMES, assert_same_bits, defaults, python
 import fastact as fa
 
 
+@pytest.mark.thread_unsafe(reason="set_num_threads is for the process")
 def test_set_get_and_context():
     before = fa.get_num_threads()
     try:

@@ -464,10 +464,10 @@ def fuzz(options) -> dict:
 # ---- coverage ----------------------------------------------------------------------------------
 
 
-def reasons() -> dict[tuple[str, str], str]:
+def reasons(listed: Path = UNCOVERED) -> dict[tuple[str, str], str]:
     """(file, text of a line) -> why no case reaches it."""
     found = {}
-    for line in UNCOVERED.read_text().splitlines():
+    for line in listed.read_text().splitlines():
         if line and not line.startswith("#"):
             file, text, reason = (part.strip() for part in line.split(" | "))
             found[file, text] = reason

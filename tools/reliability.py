@@ -3,6 +3,9 @@
 python tools/native.py STEP... --record
 python tests/mutants.py --record
 FASTACT_RECORD=docs/reliability python -m pytest tests/test_hostile.py tests/test_processes.py ...
+FASTACT_RECORD=docs/reliability python -m pytest --parallel-threads=4 tests/test_gated.py ...
+python tools/border.py --seconds 600 --record
+python tools/python_coverage.py core interop torch report --record
 python tools/reliability.py [--check]      the last: whether the page is what the records give
 """
 
@@ -39,12 +42,20 @@ for libFuzzer, and says which lines of C none of them reaches; `tests/uncovered.
 ThreadSanitizer and the forks have a program of their own, `tests/native/threads.c`.
 `tests/mutants.py` plants faults in the kernels, which pytest has to find.
 `tests/test_properties.py` makes random calls over the Python border, between guards and against
-the reference; `FASTACT_EXAMPLES=5000` makes more of them, others each time.
+the reference; `FASTACT_EXAMPLES=5000` makes more of them, others each time. `tools/border.py` has
+a fuzzer choose calls there by the branches that they take in the Python and Cython modules:
+arguments of any dtype, byte order and strides overlap in one block of memory, and the same call
+with copies of its own says what has to come of it. `tools/python_coverage.py` counts the lines of
+Python that the tests reach; `tests/uncovered_python.txt` says why the others are not.
+pytest-run-parallel runs each test in several threads at once; the tests marked `thread_unsafe`
+look at what a process has once (its default number of threads, what tracemalloc counts), and run
+in one.
 
 ## Free-threaded CPython
 
-fastact does not declare itself safe without the GIL: a free-threaded interpreter turns the
-GIL on when it imports fastact. What the C code shares between threads is atomic or behind a
+The tests under pytest-run-parallel ran with the GIL; on a free-threaded interpreter they have not
+been run. fastact does not declare itself safe without the GIL: a free-threaded interpreter turns
+the GIL on when it imports fastact. What the C code shares between threads is atomic or behind a
 lock (ThreadSanitizer looks at that), and shapes and strides are copied before a call lets
 other threads run. But the copy itself relies on the GIL, bfloat16's loops are registered at
 first sight of it without a lock, and a layer's `backward` needs what the layer's last call
@@ -124,8 +135,13 @@ def pytest(r):
     return f"pytest ({r['isa']})", spelled(r["passed"]), f"{r['failed']} failures"
 
 
+def parallel(r):
+    how_much = f"{sum(r['passed'].values()):,} cases, each in {r['threads']} threads at once"
+    return f"pytest-run-parallel (CPython {r['python']})", how_much, f"{r['failed']} failures"
+
+
 ROWS = [asan, tsan, forks, valgrind, analyzer, emulators, fuzz, border, coverage, python_coverage]
-ROWS += [mutants, pytest]
+ROWS += [mutants, pytest, parallel]
 
 
 def line(row) -> str:
