@@ -235,7 +235,8 @@ cdef bint good_output(cnp.ndarray out, PyObject **inputs, int ninputs) noexcept:
         return False
     for k in range(ninputs):
         if PyArray_CheckExact(inputs[k]):
-            if same_layout(out, <cnp.ndarray>inputs[k]) and same_shape(out, <cnp.ndarray>inputs[k]):
+            # first the shape: there are no strides of axes that one of them has not
+            if same_shape(out, <cnp.ndarray>inputs[k]) and same_layout(out, <cnp.ndarray>inputs[k]):
                 continue
             if may_overlap(out, <cnp.ndarray>inputs[k]):
                 return False
@@ -284,15 +285,13 @@ cdef object fast_call(fa_op *op, PyObject **inputs, PyObject *out, int forced):
     if ndim == 0:
         return None
     for k in range(ndata):
-        if (k and not same_shape(x, <cnp.ndarray>inputs[k])) or not bind_data(<cnp.ndarray>inputs[k],
-                                                                             &operands[k], &bindings[k]):
+        if ((k and not same_shape(x, <cnp.ndarray>inputs[k]))
+                or not bind_data(<cnp.ndarray>inputs[k], &operands[k], &bindings[k])
+                or not is_cast(operands[k].dtype, forced)):
             return None
     op.real = <fa_dtype>forced
     if forced < 0 and not common_real(operands, ndata, &op.real):
         return None
-    for k in range(ndata):
-        if not is_cast(operands[k].dtype, op.real):
-            return None
     for k in range(nparams):
         if not bind_param(x, inputs[ndata + k], &operands[ndata + k], &bindings[ndata + k]):
             return None

@@ -181,3 +181,26 @@ def test_layer_calls():
         layer(np.ones((1, 4), np.float32))
     assert (layer.running_mean == 0).all()
     assert layer.num_batches_tracked == 0
+
+
+@pytest.mark.parametrize("name", SCALAR)
+@pytest.mark.parametrize("shape", [(), (1,), (17,)])
+def test_a_parameter_may_lie_in_the_output(name, shape):
+    """One of another rank too, which has no strides to compare."""
+    function, at = fa.activations[name], len(fa.activations[name].parameters) - 1
+    x, same = np.linspace(-2, 3, 17), np.linspace(-2, 3, 17)
+    part = np.ndarray(shape, x.dtype, x)
+    others = [0.25] * at
+    want = function(same, *others, np.ndarray(shape, x.dtype, same).copy())
+    np.testing.assert_array_equal(function(x, *others, part, out=x), want)
+
+
+def test_the_cast_that_numpy_has_not_is_refused_in_any_layout():
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    function = fa.activations[PLAIN_NAME]
+    for step in (1, -1):
+        x = np.ones(6, ml_dtypes.bfloat16)[::step]
+        with pytest.raises(TypeError, match="cast"):
+            function(x, dtype=np.float16)
+        with pytest.raises(TypeError, match="cast"):
+            function(x, out=np.empty(6, np.float16))

@@ -36,7 +36,7 @@ FLAGS += ("-fsanitize-coverage=inline-8bit-counters,pc-table,trace-cmp,indirect-
 LIMITS = (
     "-max_len=128",
     "-len_control=0",
-    "-timeout=30",
+    "-timeout=300",
     "-rss_limit_mb=2048",
     "-print_final_stats=1",
 )

@@ -54,7 +54,10 @@ class Case:
         return tuple(self.one_of(LENGTHS) for _ in range(least + self.byte() % 3))
 
     def dtype(self, usual):
-        return self.often(usual, lambda: self.one_of(DTYPES))
+        kind = self.byte() % 8
+        if kind == 6 and usual != BF16:
+            return usual.newbyteorder()
+        return usual if kind < 7 else self.one_of(DTYPES)
 
     def view(self, shape, dtype):
         """Somewhere in the block, with any strides."""
