@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -14,11 +15,12 @@ from fastact._counted import Counted, count_in
 from fastact._distributed import Group, Header, checksum, exchange
 from fastact._environment import in_default_environment
 from fastact._fusion import Fused, fuse
-from fastact._running import Update, check_running, track, update_rule
+from fastact._running import Running, Update, check_running, track, update_rule
 from fastact._statistics import ROWS, merged, stats_of
 
 FORWARD, BACKWARD = 1.0, 2.0  # what a collective call is
 SAVES = ("input", "output")
+Result = tuple[np.ndarray, BatchNormContext]
 
 
 @dataclass(slots=True, eq=False)
@@ -36,8 +38,8 @@ class Call:
     weight_dtype: np.dtype | None
     bias_dtype: np.dtype | None
     eps: float
-    running: tuple | None
-    rule: Update | None
+    running: Running | None
+    rule: Update
     fused: Fused
     residual: np.ndarray | None = None
     counted: Counted | None = None
@@ -45,7 +47,8 @@ class Call:
 
     @property
     def channels(self) -> int:
-        return self.x.shape[self.axis]
+        channels: int = self.x.shape[self.axis]
+        return channels
 
     @property
     def values(self) -> int:
@@ -67,24 +70,24 @@ def is_lazy(x: object) -> bool:
 
 
 def check_call(
-    x,
+    x: object,
     *,
-    weight,
-    bias,
-    running_mean,
-    running_var,
-    training,
-    momentum,
-    eps,
-    axis,
-    activation,
-    activation_params,
-    residual,
-    mask,
-    sample_weight,
-    convention,
-    out,
-    save_for_backward: str | None,
+    weight: object,
+    bias: object,
+    running_mean: object,
+    running_var: object,
+    training: object,
+    momentum: object,
+    eps: object,
+    axis: object,
+    activation: object,
+    activation_params: object,
+    residual: object,
+    mask: object,
+    sample_weight: object,
+    convention: object,
+    out: object,
+    save_for_backward: object,
     features: int | None = None,
 ) -> Call:
     """`features`: the number of channels that x has to have; save_for_backward None: no backward
@@ -137,7 +140,12 @@ def check_saves(what: object, fused: Fused, residual: object, x: np.ndarray) -> 
 
 
 def check_count(
-    training: bool, values: int, total: float, shape: tuple, axis: int, where: str = ""
+    training: bool,
+    values: int,
+    total: float,
+    shape: tuple[int, ...],
+    axis: int,
+    where: str = "",
 ) -> None:
     """Whether there are values enough."""
     if not training or not (values < 2 or total <= 1):  # NaN: not known yet
@@ -156,18 +164,24 @@ def check_count(
 # ---- one process -----------------------------------------------------------------------------
 
 
-def run(call: Call) -> tuple[np.ndarray, BatchNormContext]:
+def run(call: Call) -> Result:
     """Normalises, and only then updates the running statistics."""
     check_count(call.training, call.values, call.total, call.x.shape, call.axis)
-    table = np.zeros((_kernels.STATISTICS, call.channels))
-    if not call.training:
-        table[_kernels.MEAN], table[_kernels.VAR] = call.running
+    table = table_for(call)
     if call.saves_output and not _inplace.is_safe(call):
         if call.training:
             _kernels.batch_norm_statistics(call.x, call.axis, table, call.counted)
         return normalise_and_keep(call, table, call.total)
     normalise(call, call.training, table)
     return finish(call, table, call.total)
+
+
+def table_for(call: Call) -> np.ndarray:
+    """The kernels' table, with the running statistics where they are what normalises x."""
+    table = np.zeros((_kernels.STATISTICS, call.channels))
+    if not call.training and call.running is not None:
+        table[_kernels.MEAN], table[_kernels.VAR] = call.running
+    return table
 
 
 def normalise(call: Call, training: bool, table: np.ndarray) -> None:
@@ -178,17 +192,21 @@ def normalise(call: Call, training: bool, table: np.ndarray) -> None:
     )  # fmt: skip
 
 
-def normalise_and_keep(call: Call, table: np.ndarray, total: float, comm: object = None):
+def normalise_and_keep(call: Call, table: np.ndarray, total: float, comm: object = None) -> Result:
     """With statistics that are known, what y loses is put aside before y is written."""
-    kept = _inplace.KEEPS_ALL if not call.saves_output or _inplace.is_safe(call) else None
-    kept = kept or _inplace.find_lost(call, table)
+    safe = not call.saves_output or _inplace.is_safe(call)
+    kept = _inplace.KEEPS_ALL if safe else _inplace.find_lost(call, table)
     normalise(call, False, table)
     return finish(call, table, total, comm, kept)
 
 
 def finish(
-    call: Call, table: np.ndarray, total: float, comm: object = None, kept=_inplace.KEEPS_ALL
-):
+    call: Call,
+    table: np.ndarray,
+    total: float,
+    comm: object = None,
+    kept: _inplace.Kept = _inplace.KEEPS_ALL,
+) -> Result:
     """y and the context, the running statistics updated."""
     table.flags.writeable = False
     mean, var = table[_kernels.MEAN], table[_kernels.VAR]
@@ -207,38 +225,39 @@ def finish(
 # ---- several processes -----------------------------------------------------------------------
 
 
-def run_on_all(comm: object, check: Callable[[], Call]) -> tuple[np.ndarray, BatchNormContext]:
+def run_on_all(comm: object, check: Callable[[], Call]) -> Result:
     """The same with the values of all processes."""
     group = Group(comm)
     call, header = Header.send(group, lambda: described(check()))
     together = ", on all ranks together"
     check_count(call.training, header.values, header.count, call.x.shape, call.axis, together)
-    table = np.zeros((_kernels.STATISTICS, call.channels))
+    table = table_for(call)
     if call.training:
         own = lambda: stats_of(call.x, call.axis, call.values, call.counted)._rows  # noqa: E731
         rows = exchange(group, own, ROWS * call.channels)
         stats = merged(header.counts, rows.reshape(group.size, ROWS, call.channels))
         table[: _kernels.MEAN + ROWS] = stats._table_rows()
-    else:
-        table[_kernels.MEAN], table[_kernels.VAR] = call.running
     return normalise_and_keep(call, table, header.count, comm)
 
 
 def described(call: Call) -> tuple[Call, float, int, list[float]]:
     """What the header says of a call; the last: what has to be the same on all ranks."""
-    running = call.running if not call.training else call.running is not None
+    if call.training or call.running is None:
+        running = checksum(call.running is not None)
+    else:
+        running = checksum(*[np.asarray(values, np.float64) for values in call.running])
     agreed = [
         FORWARD, call.channels, checksum(call.x.dtype.name), call.training, call.eps,
         call.rule.share, call.rule.unbiased, checksum(call.fused.name),
         checksum(*call.fused.values), checksum(call.weight), checksum(call.bias),
-        checksum(running), call.saves_output, call.residual is not None, 0.0,
+        running, call.saves_output, call.residual is not None, 0.0,
     ]  # fmt: skip
     return call, call.total, call.values, agreed
 
 
 @in_default_environment
-def forward(x, comm, **options) -> tuple[np.ndarray, BatchNormContext]:
-    """Takes the arguments of check_call."""
+def forward(x: object, comm: object, **options: Any) -> tuple[Any, Any]:
+    """Takes the arguments of check_call. Of a dask array y and context are lazy ones."""
     if type(x) is not np.ndarray and is_lazy(x):
         from fastact import _dask
 

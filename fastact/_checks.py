@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ ACCEPTED = "float16, bfloat16, float32 or float64"
 # ---- numbers and words -----------------------------------------------------------------------
 
 
-def real_number(name: str, value: object, low: float, high: float) -> float:
+def real_number(name: str, value: Any, low: float, high: float) -> float:
     if isinstance(value, (str, bytes, complex, np.complexfloating, bool, np.bool_)):
         raise TypeError(f"{name}: expected a real number, got {type(value).__name__}")
     try:
@@ -69,7 +70,8 @@ def is_float(dtype: np.dtype) -> bool:
     return not dtype.isnative and dtype.newbyteorder("=") in FLOATS
 
 
-def float_dtype(dtype: object) -> np.dtype:
+def float_dtype(dtype: Any) -> np.dtype:
+    known: np.dtype | None
     try:
         known = np.dtype(dtype)
     except TypeError:
@@ -111,8 +113,10 @@ def real_values(name: str, value: object) -> np.ndarray:
 
 def per_channel(name: str, value: object, channels: int) -> np.ndarray | None:
     """A float64 copy of shape (C,), or None."""
-    if value is None:
-        return None
+    return None if value is None else vector(name, value, channels)
+
+
+def vector(name: str, value: object, channels: int) -> np.ndarray:
     array = real_values(name, value)
     if array.shape != (channels,):
         raise ValueError(
@@ -152,7 +156,7 @@ def same_elements(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def output(
-    out: object, x: np.ndarray, *, may_be: tuple[str, ...], apart: Mapping[str, object]
+    out: object, x: np.ndarray, *, may_be: tuple[str, ...], apart: Mapping[str, Any]
 ) -> np.ndarray:
     """The array to write: like x, and apart from everything in `apart`; what is named in `may_be`
     may also be the very elements that are written."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -110,11 +110,17 @@ class BatchNormGradients:
     residual: np.ndarray | None = None
     activation_params: Mapping[str, np.ndarray] | None = None
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Callable[..., BatchNormGradients], tuple[object, ...]]:
         params = None if self.activation_params is None else dict(self.activation_params)
         return gradients, (self.x, self.weight, self.bias, self.residual, params)
 
 
-def gradients(x, weight, bias, residual, params) -> BatchNormGradients:
-    params = None if params is None else MappingProxyType(params)
-    return BatchNormGradients(x, weight, bias, residual, params)
+def gradients(
+    x: np.ndarray,
+    weight: np.ndarray | None,
+    bias: np.ndarray | None,
+    residual: np.ndarray | None,
+    params: dict[str, np.ndarray] | None,
+) -> BatchNormGradients:
+    read_only = None if params is None else MappingProxyType(params)
+    return BatchNormGradients(x, weight, bias, residual, read_only)

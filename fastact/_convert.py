@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -11,11 +12,12 @@ from fastact import _checks as checks
 TORCH = ("weight", "bias", "running_mean", "running_var")
 KERAS = ("gamma", "beta", "moving_mean", "moving_variance")
 COUNTER = "num_batches_tracked"
+Layer = dict[str, np.ndarray]  # by torch's names
 NAMINGS = {"torch": (TORCH, "."), "inplace_abn": (TORCH, "."), "keras": (KERAS, "/")}
 NUMBERED = ("vars/0", "vars/1", "vars/2", "vars/3")  # how Keras 3 writes them, in KERAS' order
 
 
-def numbers(value: object) -> np.ndarray:
+def numbers(value: Any) -> np.ndarray:
     """An array of NumPy's, of torch's (from any device) or of what NumPy can convert."""
     value = value.detach().cpu() if hasattr(value, "detach") else value
     return np.asarray(value)
@@ -24,7 +26,9 @@ def numbers(value: object) -> np.ndarray:
 # ---- folding ---------------------------------------------------------------------------------
 
 
-def fold_batch_norm(weight, bias, bn, *, axis=0, eps=None):
+def fold_batch_norm(
+    weight: object, bias: object, bn: object, *, axis: object = 0, eps: object = None
+) -> tuple[np.ndarray, np.ndarray]:
     """A linear or convolution layer that does what it and the BatchNorm after it do in evaluation.
 
     ``bn(x @ weight + bias)`` is ``x @ folded_weight + folded_bias``: the weight of each output
@@ -67,23 +71,24 @@ def fold_batch_norm(weight, bias, bn, *, axis=0, eps=None):
     >>> np.allclose(x @ folded + bias, bn(x @ weight))
     True
     """
-    weight = checks.float_array("weight", weight)
-    if weight.ndim < 2:
-        raise ValueError(f"weight: {weight.ndim} dimensions are not enough; expected 2 or more")
-    axis = checks.channel_axis(axis, weight.ndim)
-    channels = weight.shape[axis]
-    scale, shift, mean, eps = parameters_of(bn, eps, channels)
-    before = checks.per_channel("bias", bias, channels)
+    given = checks.float_array("weight", weight)
+    if given.ndim < 2:
+        raise ValueError(f"weight: {given.ndim} dimensions are not enough; expected 2 or more")
+    position = checks.channel_axis(axis, given.ndim)
+    channels = given.shape[position]
+    (scale, offset, mean, var), added = parameters_of(bn, eps, channels)
+    shift = checks.per_channel("bias", bias, channels)
     with np.errstate(all="ignore"):
-        factor = scale / np.sqrt(eps + shift[1])
-        moved = (0.0 if before is None else before) - mean
-        along = factor.reshape([-1 if a == axis else 1 for a in range(weight.ndim)])
-        folded = (weight.astype(np.float64) * along).astype(weight.dtype)
-        return folded, (moved * factor + shift[0]).astype(weight.dtype)
+        factor = scale / np.sqrt(added + var)
+        moved = (0.0 if shift is None else shift) - mean
+        along = factor.reshape([-1 if a == position else 1 for a in range(given.ndim)])
+        folded = (given.astype(np.float64) * along).astype(given.dtype)
+        return folded, (moved * factor + offset).astype(given.dtype)
 
 
-def parameters_of(bn: object, eps: object, channels: int):
-    """(weight, (bias, running_var), running_mean, eps), as float64."""
+def parameters_of(bn: object, eps: object, channels: int) -> tuple[list[np.ndarray], float]:
+    """[weight, bias, running_mean, running_var] and eps, as float64."""
+    state: Mapping[str, object]
     if isinstance(bn, Mapping):
         state = bn
         if eps is None:
@@ -97,15 +102,16 @@ def parameters_of(bn: object, eps: object, channels: int):
         if value is None and fallback is None:
             raise ValueError(f"bn: no {name}; expected a BatchNorm with running statistics")
         value = np.full(channels, fallback) if value is None else numbers(value)
-        found.append(checks.per_channel(f"bn.{name}", value, channels))
-    weight, bias, mean, var = found
-    return weight, (bias, var), mean, checks.real_number("eps", eps, 0.0, float("inf"))
+        found.append(checks.vector(f"bn.{name}", value, channels))
+    return found, checks.real_number("eps", eps, 0.0, float("inf"))
 
 
 # ---- state dicts -----------------------------------------------------------------------------
 
 
-def convert_state_dict(state, source, target, *, eps=1e-5):
+def convert_state_dict(
+    state: object, source: object, target: object, *, eps: object = 1e-5
+) -> dict[str, np.ndarray]:
     """A state dict with the BatchNorms in it named as another library names them.
 
     ========== ============= ========= ============== =================== =====================
@@ -157,21 +163,21 @@ def convert_state_dict(state, source, target, *, eps=1e-5):
     if not isinstance(state, Mapping):
         raise TypeError(f"state: expected a mapping, got {type(state).__name__}")
     names = tuple(NAMINGS)
-    source = checks.word("source", source, names)
-    target = checks.word("target", target, names)
-    eps = checks.real_number("eps", eps, 0.0, float("inf"))
-    groups, rest = batch_norms(state, source)
+    have = checks.word("source", source, names)
+    want = checks.word("target", target, names)
+    added = checks.real_number("eps", eps, 0.0, float("inf"))
+    groups, rest = batch_norms(state, have)
     converted = dict(rest)
     for prefix, layer in groups.items():
-        layer = to_target(complete(layer), source, target, eps, prefix)
-        converted |= named(layer, prefix, source, target)
+        layer = to_target(complete(layer), have, want, added, prefix)
+        converted |= named(layer, prefix, have, want)
     return converted
 
 
-def batch_norms(state: Mapping, source: str) -> tuple[dict[str, dict], dict]:
+def batch_norms(state: Mapping[Any, Any], source: str) -> tuple[dict[str, Layer], dict[str, Any]]:
     """{prefix: {torch's name: array}}, and what belongs to none of them."""
-    groups: dict[str, dict] = {}
-    keys: dict[str, list] = {}
+    groups: dict[str, Layer] = {}
+    keys: dict[str, list[str]] = {}
     for key, value in state.items():
         if not isinstance(key, str):
             raise TypeError(f"state: keys are str; got {type(key).__name__}")
@@ -199,7 +205,7 @@ def split(key: str, source: str) -> tuple[str, str | None]:
     return "", None
 
 
-def complete(layer: dict) -> dict:
+def complete(layer: Layer) -> Layer:
     """With weight and bias where there is one of them, and a counter."""
     like = layer[TORCH[2]]
     if TORCH[0] in layer or TORCH[1] in layer:
@@ -209,7 +215,7 @@ def complete(layer: dict) -> dict:
     return layer
 
 
-def to_target(layer: dict, source: str, target: str, eps: float, prefix: str) -> dict:
+def to_target(layer: Layer, source: str, target: str, eps: float, prefix: str) -> Layer:
     if source == target or TORCH[0] not in layer:
         return layer
     weight = layer[TORCH[0]]
@@ -226,7 +232,7 @@ def to_target(layer: dict, source: str, target: str, eps: float, prefix: str) ->
     return {**layer, TORCH[0]: wide.astype(weight.dtype)}
 
 
-def named(layer: dict, prefix: str, source: str, target: str) -> dict:
+def named(layer: Layer, prefix: str, source: str, target: str) -> Layer:
     names, separator = NAMINGS[target]
     prefix = prefix.replace(NAMINGS[source][1], separator)
     found = {

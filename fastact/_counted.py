@@ -26,34 +26,32 @@ class Counted:
 
 
 def count_in(mask: object, weight: object, x: np.ndarray, axis: int) -> Counted | None:
-    if mask is None and weight is None:
-        return None
     shape = x.shape[:axis] + x.shape[axis + 1 :]
     chosen = None if mask is None else check_mask(mask, shape)
     if weight is None:
-        return of_mask(chosen)
+        return None if chosen is None else of_mask(chosen)
     weights = check_weight(weight, shape)
     return of_weights(weights if chosen is None else np.where(chosen, weights, 0.0))
 
 
-def check_mask(mask: object, shape: tuple) -> np.ndarray:
+def check_mask(mask: object, shape: tuple[int, ...]) -> np.ndarray:
     refuse_foreign("mask", mask)
-    mask = np.asarray(mask)
-    if mask.dtype != np.bool_:
+    array = np.asarray(mask)
+    if array.dtype != np.bool_:
         raise TypeError(
-            f"mask: dtype {mask.dtype} is not accepted; expected bool, True what counts"
+            f"mask: dtype {array.dtype} is not accepted; expected bool, True what counts"
         )
-    return broadcast("mask", mask, shape)
+    return broadcast("mask", array, shape)
 
 
-def check_weight(weight: object, shape: tuple) -> np.ndarray:
-    weight = checks.real_values("sample_weight", weight)
-    if not np.isfinite(weight).all() or (weight < 0).any():
+def check_weight(weight: object, shape: tuple[int, ...]) -> np.ndarray:
+    array = checks.real_values("sample_weight", weight)
+    if not np.isfinite(array).all() or (array < 0).any():
         raise ValueError("sample_weight: negative or not finite; expected weights from 0 on")
-    return broadcast("sample_weight", weight, shape)
+    return broadcast("sample_weight", array, shape)
 
 
-def broadcast(name: str, array: np.ndarray, shape: tuple) -> np.ndarray:
+def broadcast(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """A flat array of an entry for each element of a channel."""
     try:
         return np.ravel(np.broadcast_to(array, shape))
@@ -65,7 +63,7 @@ def broadcast(name: str, array: np.ndarray, shape: tuple) -> np.ndarray:
 
 
 def padded(array: np.ndarray, dtype: type) -> np.ndarray:
-    result = np.zeros(array.size + LANES, dtype)
+    result: np.ndarray = np.zeros(array.size + LANES, dtype)
     result[: array.size] = array
     result.flags.writeable = False
     return result

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -22,10 +23,15 @@ from fastact._pieces import (
     batch_norm_backward_apply,
     batch_norm_backward_reduce,
 )
+from fastact._running import Running
 from fastact._statistics import BatchStats, batch_norm_stats, from_rows, merge_stats
 
 SPLIT = 8  # branches of a tree's node
 ALONG = ("residual", "mask", "sample_weight")  # arrays whose blocks go with those of x
+
+Lazy = Any  # a dask array or a delayed value, for which dask has no types
+Options = dict[str, Any]  # arguments of BatchNorm's functions by name
+Along = dict[str, Lazy]  # by ALONG's names; None where there is no such array
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,21 +48,28 @@ class LazyContext:
     training : bool
     """
 
-    x: object
-    mean: object
-    var: object
+    x: Lazy
+    mean: Lazy
+    var: Lazy
     count: float
     training: bool
-    _rows: object
+    _rows: Lazy
     _call: Call
-    _given: dict  # arguments by name, arrays of a value a channel among them
-    _along: dict  # lazy arrays by name, or None
+    _given: Options  # arrays of a value a channel among them
+    _along: Along
 
 
 # ---- forward ---------------------------------------------------------------------------------
 
 
-def forward(x, comm, *, save_for_backward, features=None, **options):
+def forward(
+    x: Lazy,
+    comm: object,
+    *,
+    save_for_backward: object,
+    features: int | None = None,
+    **options: Any,
+) -> tuple[Lazy, LazyContext]:
     check_lazy(options, comm, save_for_backward)
     along = {name: options.pop(name) for name in ALONG}
     call = check(x, features, options)
@@ -66,13 +79,16 @@ def forward(x, comm, *, save_for_backward, features=None, **options):
     check_count(training, count, math.inf, x.shape, axis)
     given = {key: options[key] for key in ("weight", "bias", "eps", "activation")}
     given |= {"params": options["activation_params"] or {}, "axis": axis}
-    rows = lazy_stats(x, axis, along) if training else constant(x, axis, call.running)
+    if training or call.running is None:
+        rows = lazy_stats(x, axis, along)
+    else:
+        rows = constant(x, axis, call.running)
     y = blockwise(normalise_block, x, {"x": x, **along}, rows, given, training=training)
     context = LazyContext(x, rows[1], variance(rows), count, training, rows, call, given, along)
     return y, context
 
 
-def check_lazy(options: dict, comm: object, save_for_backward: object) -> None:
+def check_lazy(options: Options, comm: object, save_for_backward: object) -> None:
     if comm is not None:
         raise TypeError("comm: not with a dask array, whose chunks may be anywhere already")
     if save_for_backward not in (None, "input"):
@@ -86,7 +102,7 @@ def check_lazy(options: dict, comm: object, save_for_backward: object) -> None:
         )
 
 
-def check(x, features: int | None, options: dict) -> Call:
+def check(x: Lazy, features: int | None, options: Options) -> Call:
     """The checks of a call, on an array of two elements a channel in place of x."""
     if x.ndim < 2:
         checks.geometry(x, options["axis"])
@@ -102,7 +118,7 @@ def check(x, features: int | None, options: dict) -> Call:
     return check_call(stand_in, **dict.fromkeys(ALONG), **options)
 
 
-def check_along(along: dict, x, axis: int) -> dict:
+def check_along(along: Options, x: Lazy, axis: int) -> Along:
     residual, mask, weight = along.values()
     lazy = {"residual": None if residual is None else like_x("residual", residual, x)}
     for name, value, kinds in (("mask", mask, "b"), ("sample_weight", weight, "fiu")):
@@ -113,7 +129,7 @@ def check_along(along: dict, x, axis: int) -> dict:
     return lazy
 
 
-def without_channels(name: str, value: object, x, axis: int):
+def without_channels(name: str, value: Any, x: Lazy, axis: int) -> Lazy:
     """A dask array of x's shape and chunks without the channel axis."""
     import dask.array as da
 
@@ -133,7 +149,7 @@ def without_channels(name: str, value: object, x, axis: int):
         ) from None
 
 
-def like_x(name: str, value: object, x):
+def like_x(name: str, value: Any, x: Lazy) -> Lazy:
     """A dask array of x's dtype and chunks, of one that is lazy or not."""
     import dask.array as da
 
@@ -148,7 +164,7 @@ def like_x(name: str, value: object, x):
     return value if value.chunks == x.chunks else value.rechunk(x.chunks)
 
 
-def same_shape(a: tuple, b: tuple) -> bool:
+def same_shape(a: Sequence[float], b: Sequence[float]) -> bool:
     """NaN, an unknown size, fits any."""
     fits = (m == n or math.isnan(m) or math.isnan(n) for m, n in zip(a, b, strict=False))
     return len(a) == len(b) and all(fits)
@@ -157,7 +173,7 @@ def same_shape(a: tuple, b: tuple) -> bool:
 # ---- statistics ------------------------------------------------------------------------------
 
 
-def blocks_of(x, axis: int, arrays: dict) -> np.ndarray:
+def blocks_of(x: Lazy, axis: int, arrays: Along) -> np.ndarray:
     """[channels' chunk, other chunks]: {name: delayed block} of arrays whose blocks go with x's."""
     grid = tuple(len(chunks) for chunks in x.chunks)
     named = np.empty(grid, dtype=object)
@@ -173,7 +189,7 @@ def blocks_of(x, axis: int, arrays: dict) -> np.ndarray:
     return np.moveaxis(named, axis, 0).reshape(grid[axis], -1)
 
 
-def lazy_stats(x, axis: int, along: dict):
+def lazy_stats(x: Lazy, axis: int, along: Along) -> Lazy:
     """(5, C): count, mean and m2 with their low parts; chunks as x's channels are."""
     import dask.array as da
     from dask import delayed
@@ -187,7 +203,7 @@ def lazy_stats(x, axis: int, along: dict):
     return da.concatenate(tables, axis=1)
 
 
-def tree(parts: list, merge: Callable):
+def tree(parts: list[Lazy], merge: Callable[..., Any]) -> Lazy:
     from dask import delayed
 
     merge = delayed(merge, pure=True)
@@ -201,7 +217,7 @@ def stats_rows(stats: BatchStats) -> np.ndarray:
     return np.concatenate([np.full((1, stats.mean.size), float(stats.count)), stats._rows])
 
 
-def constant(x, axis: int, running: tuple):
+def constant(x: Lazy, axis: int, running: Running) -> Lazy:
     """Running statistics in the same rows, for one value."""
     import dask.array as da
 
@@ -210,7 +226,7 @@ def constant(x, axis: int, running: tuple):
     return da.from_array(rows, chunks=((5,), x.chunks[axis]))
 
 
-def variance(rows):
+def variance(rows: Lazy) -> Lazy:
     return rows.map_blocks(variance_of_rows, dtype=np.float64, drop_axis=0)
 
 
@@ -221,7 +237,15 @@ def variance_of_rows(rows: np.ndarray) -> np.ndarray:
 # ---- blocks ----------------------------------------------------------------------------------
 
 
-def blockwise(function: Callable, x, arrays: dict, rows, given: dict, sums=None, **constants):
+def blockwise(
+    function: Callable[..., np.ndarray | None],
+    x: Lazy,
+    arrays: Along,
+    rows: Lazy,
+    given: Options,
+    sums: Lazy = None,
+    **constants: bool,
+) -> Lazy:
     """An array like x: `function(rows, sums, options, **blocks)` for each of its blocks. What is
     given a channel goes with its channels."""
     import dask.array as da
@@ -245,28 +269,47 @@ def blockwise(function: Callable, x, arrays: dict, rows, given: dict, sums=None,
     )  # fmt: skip
 
 
-def name_of(activation: object) -> str | None:
-    return getattr(activation, "name", activation)
+def name_of(activation: Any) -> str | None:
+    name: str | None = getattr(activation, "name", activation)
+    return name
 
 
-def on_block(function: Callable, names: tuple, params: tuple, *values, options, constants):
-    rows, sums, *values = values
+def on_block(
+    function: Callable[..., np.ndarray | None],
+    names: tuple[str, ...],
+    params: tuple[str, ...],
+    rows: np.ndarray,
+    sums: np.ndarray | None,
+    *values: Any,
+    options: Options,
+    constants: Options,
+) -> np.ndarray | None:
     blocks = dict(zip(names, values, strict=False))
     weight, bias, *numbers = values[len(names) :]
-    params = dict(zip(params, numbers, strict=True))
-    options = {**options, "weight": weight, "bias": bias, "activation_params": params or None}
+    named = dict(zip(params, numbers, strict=True))
+    options = {**options, "weight": weight, "bias": bias, "activation_params": named or None}
     along = {name: blocks.pop(name) for name in ALONG if name in blocks}
     return function(rows, sums, {**options, **along}, **blocks, **constants)
 
 
-def normalise_block(rows, sums, options: dict, x, training: bool):
+def normalise_block(
+    rows: np.ndarray, sums: None, options: Options, x: np.ndarray, training: bool
+) -> np.ndarray:
     """y"""
     if training:
         return batch_norm_apply(x, from_rows(rows), **options)
-    return batch_norm(x, running_mean=rows[1], running_var=rows[3], **options)
+    y: np.ndarray = batch_norm(x, running_mean=rows[1], running_var=rows[3], **options)
+    return y
 
 
-def gradient_block(rows, sums, options: dict, dy, x, training: bool):
+def gradient_block(
+    rows: np.ndarray,
+    sums: np.ndarray,
+    options: Options,
+    dy: np.ndarray,
+    x: np.ndarray,
+    training: bool,
+) -> np.ndarray:
     """dx"""
     if training:
         return batch_norm_backward_apply(dy, x, from_rows(rows), BatchNormSums(*sums), **options).x
@@ -275,7 +318,9 @@ def gradient_block(rows, sums, options: dict, dy, x, training: bool):
     return batch_norm_backward(dy, ctx).x
 
 
-def residual_block(rows, sums, options: dict, dy, x):
+def residual_block(
+    rows: np.ndarray, sums: None, options: Options, dy: np.ndarray, x: np.ndarray
+) -> np.ndarray | None:
     """The gradient of the residual: it needs no sums."""
     running = {"running_mean": rows[1], "running_var": from_rows(rows).var}
     _, ctx = batch_norm_forward(x, training=False, **running, **options)
@@ -285,12 +330,11 @@ def residual_block(rows, sums, options: dict, dy, x):
 # ---- backward --------------------------------------------------------------------------------
 
 
-def backward(dy, ctx: LazyContext, out: object) -> BatchNormGradients:
+def backward(dy: object, ctx: LazyContext, out: object) -> BatchNormGradients:
     x, given, call = ctx.x, ctx._given, ctx._call
     if out is not None:
         raise TypeError("out: not with a dask array, which is computed later")
-    dy = like_x("dy", dy, x)
-    arrays = {"dy": dy, "x": x, **ctx._along}
+    arrays = {"dy": like_x("dy", dy, x), "x": x, **ctx._along}
     sums, small = lazy_sums(arrays, ctx)
     dx = blockwise(gradient_block, x, arrays, ctx._rows, given, sums, training=ctx.training)
     residual = params = None
@@ -305,7 +349,7 @@ def backward(dy, ctx: LazyContext, out: object) -> BatchNormGradients:
     return gradients(dx, weight, bias, residual, params)
 
 
-def lazy_sums(arrays: dict, ctx: LazyContext):
+def lazy_sums(arrays: Along, ctx: LazyContext) -> tuple[Lazy, Callable[[str, Any], Lazy]]:
     """(3, C) sums, and a function that gives the gradient of a small array by its name."""
     import dask.array as da
     from dask import delayed
@@ -321,23 +365,24 @@ def lazy_sums(arrays: dict, ctx: LazyContext):
         smalls.append((finish(x.dtype, table, total, options), width))
         begin += width
 
-    def small(name: str, dtype: np.dtype):
+    def small(name: str, dtype: Any) -> Lazy:
         return da.concatenate([da.from_delayed(g[name], (w,), dtype) for g, w in smalls])
 
     return da.concatenate(tables, axis=1), small
 
 
 def add(*sums: np.ndarray) -> np.ndarray:
-    return functools.reduce(np.add, sums)
+    total: np.ndarray = functools.reduce(np.add, sums)
+    return total
 
 
-def column_options(ctx: LazyContext, channels: slice) -> dict:
+def column_options(ctx: LazyContext, channels: slice) -> Options:
     """The arguments of some channels."""
     given, size = ctx._given, ctx.x.shape[ctx._call.axis]
 
-    def part(value):
-        value = None if value is None else np.asarray(value)
-        return value[channels] if np.shape(value) == (size,) else value
+    def part(value: Any) -> Any:
+        array = None if value is None else np.asarray(value)
+        return array[channels] if array is not None and array.shape == (size,) else array
 
     options = {key: given[key] for key in ("eps", "axis")}
     options |= {key: part(given[key]) for key in ("weight", "bias")}
@@ -346,13 +391,17 @@ def column_options(ctx: LazyContext, channels: slice) -> dict:
     return {**options, "activation_params": params or None}
 
 
-def reduce_block(rows: np.ndarray, options: dict, dy, x, **along) -> np.ndarray:
+def reduce_block(
+    rows: np.ndarray, options: Options, dy: np.ndarray, x: np.ndarray, **along: np.ndarray
+) -> np.ndarray:
     """(3, C) sums"""
     sums = batch_norm_backward_reduce(dy, x, from_rows(rows), **options, **along)
     return np.stack([sums.g, sums.gx, sums.param])
 
 
-def small_gradients(dtype: np.dtype, rows: np.ndarray, sums: np.ndarray, options: dict) -> dict:
+def small_gradients(
+    dtype: np.dtype, rows: np.ndarray, sums: np.ndarray, options: Options
+) -> dict[str, np.ndarray | None]:
     """By name, a value a channel: of an array without elements they are those of the sums."""
     nothing = np.empty((0, rows.shape[1]), dtype)
     options = {**options, "axis": 1}

@@ -16,12 +16,14 @@ from __future__ import annotations
 import weakref
 import zlib
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 
 TEXT = 32  # numbers of six bytes, in which an error's message reaches the other ranks
 KINDS = (ValueError, TypeError, MemoryError)
 OTHER = len(KINDS)  # any other error
+Made = TypeVar("Made")
 AGREED = (
     "what is called", "channels", "the dtype of x", "training", "eps", "momentum", "convention",
     "activation", "activation_params", "weight", "bias", "running statistics",
@@ -32,7 +34,7 @@ AGREED = (
 class Group:
     """The processes of a communicator."""
 
-    def __init__(self, comm: object):
+    def __init__(self, comm: Any):
         self.comm = comm
         self.reduces = callable(getattr(comm, "Allreduce", None))
         if not self.reduces and not callable(getattr(comm, "allreduce", None)):
@@ -75,7 +77,7 @@ def of(comm: object, name: str) -> int | None:
 
 # ---- ranks of communicators that have none ---------------------------------------------------
 
-_elected: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+_elected: weakref.WeakKeyDictionary[object, tuple[int, int]] = weakref.WeakKeyDictionary()
 
 
 def elect(group: Group) -> tuple[int, int]:
@@ -88,13 +90,13 @@ def elect(group: Group) -> tuple[int, int]:
         raise TypeError("comm: without rank and size, it has to be hashable") from None
     size = int(group.sum(np.ones(1))[0])
     draw = np.random.default_rng()  # seeded by the system: differs between processes
-    rank, settled = None, 0
+    rank, settled = -1, 0  # no rank yet
     while settled < size:
         places = np.zeros(8 * size)
         mine = int(draw.integers(places.size))
-        places[mine] = rank is None
+        places[mine] = rank < 0
         alone = group.sum(places) == 1
-        if rank is None and alone[mine]:
+        if rank < 0 and alone[mine]:
             rank = settled + int(alone[:mine].sum())
         settled += int(alone.sum())
     _elected[group.comm] = rank, size
@@ -126,10 +128,14 @@ class Header:
         self.group, self.rows = group, group.table(row)
 
     @classmethod
-    def send(cls, group: Group, check: Callable[[], tuple[object, float, float, list[float]]]):
+    def send(
+        cls, group: Group, check: Callable[[], tuple[Made, float, float, list[float]]]
+    ) -> tuple[Made, Header]:
         """Runs `check` and exchanges what it gives; what it made, and the header. An error of any
         rank is raised on every rank."""
-        row, made, error = np.zeros(cls.SIZE), None, None
+        row = np.zeros(cls.SIZE)
+        made: Made
+        error: Exception | None = None
         try:
             made, row[1], row[2], agreed = check()
             row[3 : 3 + len(AGREED)] = agreed
@@ -192,7 +198,8 @@ def unpacked(numbers: np.ndarray) -> str:
 def exchange(group: Group, make: Callable[[], np.ndarray], length: int) -> np.ndarray:
     """(size, length): what `make` gives on each rank. Its error, out of memory for one, is raised
     on every rank."""
-    row, error = np.zeros(1 + length), None
+    row = np.zeros(1 + length)
+    error: Exception | None = None
     try:
         row[1:] = make().reshape(-1)
     except Exception as problem:

@@ -55,7 +55,10 @@ def fuse(activation: object, params: object, channels: int) -> Fused:
             raise TypeError(
                 f"activation_params: {function.name} has no parameter {key!r}; accepted: {accepted}"
             )
-    values, learned, shape, dtype = [], None, (), None
+    values: list[np.ndarray] = []
+    learned: str | None = None
+    shape: tuple[int, ...] = ()
+    dtype: np.dtype | None = None
     for name, default in function.parameters.items():
         where = f"activation_params[{name!r}]"
         if default is None and params.get(name) is None:
@@ -69,8 +72,8 @@ def fuse(activation: object, params: object, channels: int) -> Fused:
             learned, shape, dtype = name, value.shape, checks.gradient_dtype(params[name])
             values.append(np.array(np.broadcast_to(value, (channels,))))
         else:
-            value = checks.real_number(where, params.get(name, default), -math.inf, math.inf)
-            values.append(np.array(value))
+            number = checks.real_number(where, params.get(name, default), -math.inf, math.inf)
+            values.append(np.array(number))
     fused = Fused(function.name, tuple(values), learned is not None, learned, shape, dtype)
     if not params:
         _defaults[function.name] = fused

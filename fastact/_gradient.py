@@ -13,26 +13,36 @@ from fastact._environment import in_default_environment
 from fastact._runtime import new_like
 
 SUMS = 3  # of g, of g * (x - mean), of a learned parameter's gradient
+Checked = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]
 
 
-def check_context(ctx: object) -> None:
+def check_context(ctx: object) -> BatchNormContext:
     if not isinstance(ctx, BatchNormContext):
         raise TypeError(
             f"ctx: expected the context from batch_norm_forward, got {type(ctx).__name__}"
         )
+    return ctx
 
 
-def check_backward(dy: object, ctx: BatchNormContext, out: object):
+def check_backward(dy: object, ctx: BatchNormContext, out: object) -> Checked:
     """dy, x (or y, which gives it again), the arrays to write: dx, and g where it is wanted."""
     given, name = (ctx.x, "x") if ctx.y is None else (ctx.y, "y")
     kept = checks.float_array(f"ctx.{name}", given)
-    dy = checks.like_x("dy", dy, kept)
-    apart = {"dy": dy, name: given, "residual": ctx.residual}
+    checked = checks.like_x("dy", dy, kept)
+    apart = {"dy": checked, name: given, "residual": ctx.residual}
     dx = checks.output(out, kept, may_be=("dy",), apart=apart)
-    return dy, kept, dx, None if ctx.residual is None else new_like(kept, kept.dtype.num)
+    return checked, kept, dx, None if ctx.residual is None else new_like(kept, kept.dtype.num)
 
 
-def differentiate(passes: int, dy, kept, dx, g, ctx: BatchNormContext, sums: np.ndarray) -> None:
+def differentiate(
+    passes: int,
+    dy: np.ndarray,
+    kept: np.ndarray,
+    dx: np.ndarray | None,
+    g: np.ndarray | None,
+    ctx: BatchNormContext,
+    sums: np.ndarray,
+) -> None:
     fused = ctx._fused
     _kernels.batch_norm_backward(
         passes, dy, kept, dx, ctx._axis, ctx.training, ctx.count, fused.row, fused.values,
@@ -43,9 +53,9 @@ def differentiate(passes: int, dy, kept, dx, g, ctx: BatchNormContext, sums: np.
 
 @in_default_environment
 def backward(dy: object, ctx: BatchNormContext, out: object) -> BatchNormGradients:
-    dy, kept, dx, g = check_backward(dy, ctx, out)
+    checked, kept, dx, g = check_backward(dy, ctx, out)
     sums = np.zeros((SUMS, len(ctx.mean)))
-    differentiate(_kernels.BOTH_PASSES, dy, kept, dx, g, ctx, sums)
+    differentiate(_kernels.BOTH_PASSES, checked, kept, dx, g, ctx, sums)
     return collect(dx, g, ctx, sums)
 
 
@@ -54,20 +64,22 @@ def backward_on_all(dy: object, ctx: BatchNormContext, out: object) -> BatchNorm
     group = Group(ctx._comm)
     agreed = [0.0] * len(AGREED)
     agreed[0], agreed[-1] = BACKWARD, checksum(ctx._table)
-    checked = lambda: (check_backward(dy, ctx, out), 0.0, 0.0, agreed)  # noqa: E731
-    (dy, kept, dx, g), _ = Header.send(group, checked)
+    check = lambda: (check_backward(dy, ctx, out), 0.0, 0.0, agreed)  # noqa: E731
+    (checked, kept, dx, g), _ = Header.send(group, check)
     own = np.zeros((SUMS, len(ctx.mean)))
 
     def reduce() -> np.ndarray:
-        differentiate(_kernels.FIRST_PASS, dy, kept, None, g, ctx, own)
+        differentiate(_kernels.FIRST_PASS, checked, kept, None, g, ctx, own)
         return own
 
     sums = exchange(group, reduce, own.size).sum(axis=0).reshape(own.shape)  # in order of ranks
-    differentiate(_kernels.SECOND_PASS, dy, kept, dx, g, ctx, sums)
+    differentiate(_kernels.SECOND_PASS, checked, kept, dx, g, ctx, sums)
     return collect(dx, g, ctx, sums)
 
 
-def collect(dx: np.ndarray, g, ctx: BatchNormContext, sums: np.ndarray) -> BatchNormGradients:
+def collect(
+    dx: np.ndarray, g: np.ndarray | None, ctx: BatchNormContext, sums: np.ndarray
+) -> BatchNormGradients:
     g_sum, gx_sum, param_sum = sums
     weight = bias = None
     with np.errstate(all="ignore"):

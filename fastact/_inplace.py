@@ -9,7 +9,7 @@ and compared.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from fastact import _kernels
 from fastact._activation import activations
 from fastact._context import INPUT, Saved
 from fastact._fusion import Fused
+
+if TYPE_CHECKING:
+    from fastact._call import Call
 
 # The error of x in deviations, and of z, beside 1 or what they are: 2^-16 is what float32 keeps
 # of its 24 bits where z is 256 times x.
@@ -33,6 +36,8 @@ class Kept(NamedTuple):
     x: np.ndarray | None = None
 
 
+Listed = tuple[int, np.ndarray, np.ndarray]  # a channel, indices of its elements, the elements
+Constants = tuple[np.ndarray | None, np.ndarray | None, float, int, tuple[np.ndarray, ...], bool]
 KEEPS_ALL = Kept(Saved("output"))  # y says it all
 
 
@@ -66,7 +71,7 @@ def parameters(fused: Fused) -> tuple[str, ...]:
     return () if fused.name is None else tuple(activations[fused.name].parameters)
 
 
-def is_safe(call) -> bool:
+def is_safe(call: Call) -> bool:
     """Whether no element can be lost: by the activation, or by a weight small beside the bias.
 
     z is known to 2^-24 |z| then, |z| <= |weight| (|x-hat| + 127), and so x-hat to 2^-17.
@@ -81,7 +86,7 @@ def is_safe(call) -> bool:
     )
 
 
-def find_lost(call, table: np.ndarray) -> Kept:
+def find_lost(call: Call, table: np.ndarray) -> Kept:
     """Of a call whose statistics are in the table, before y is written."""
     counts = np.zeros(call.channels)
     tolerance = TOLERANCE[call.x.dtype]
@@ -92,8 +97,9 @@ def find_lost(call, table: np.ndarray) -> Kept:
     whole = counts * SIXTEENTH > call.count
     if 2 * np.count_nonzero(whole) > call.channels:
         return keep_input(call)
-    channels, lists = [None] * call.channels, []
-    for c in np.flatnonzero(counts):
+    channels: list[np.ndarray | None] = [None] * call.channels
+    lists: list[Listed] = []
+    for c in np.flatnonzero(counts).tolist():
         x = np.moveaxis(call.x, call.axis, 0)[c].ravel()
         if whole[c]:
             channels[c] = np.array(x)
@@ -103,19 +109,21 @@ def find_lost(call, table: np.ndarray) -> Kept:
     return in_lists(channels, lists, call.x.dtype)
 
 
-def keep_input(call) -> Kept:
+def keep_input(call: Call) -> Kept:
     """All of x: a copy where y will be written over it."""
     if not np.may_share_memory(call.kept, call.y):
         return Kept(INPUT, x=call.kept)
     return Kept(Saved("input", nbytes=call.x.nbytes), x=call.x.copy())
 
 
-def constants(call) -> tuple:
+def constants(call: Call) -> Constants:
     fused = call.fused
     return call.weight, call.bias, call.eps, fused.row, fused.values, fused.per_channel
 
 
-def lost_elements(call, table: np.ndarray, c: int, x: np.ndarray, tolerance: float) -> np.ndarray:
+def lost_elements(
+    call: Call, table: np.ndarray, c: int, x: np.ndarray, tolerance: float
+) -> np.ndarray:
     """The indices of those of one channel."""
     fused, one = call.fused, slice(c, c + 1)
     table = np.array(table[:, one])
@@ -139,16 +147,17 @@ def lost_elements(call, table: np.ndarray, c: int, x: np.ndarray, tolerance: flo
     return np.flatnonzero(lost)
 
 
-def in_lists(channels: list, lists: list, dtype: np.dtype) -> Kept:
+def in_lists(channels: list[np.ndarray | None], lists: list[Listed], dtype: np.dtype) -> Kept:
     begin = np.zeros(len(channels) + 1, dtype=np.intp)
     for c, index, _ in lists:
         begin[c + 1] = index.size
     np.cumsum(begin, out=begin)
     index = np.concatenate([np.zeros(0, np.intp), *[index for _, index, _ in lists]])
     x = np.concatenate([np.zeros(0, dtype), *[x for _, _, x in lists]])
+    copies = [kept for kept in channels if kept is not None]
     whole = tuple(c for c, kept in enumerate(channels) if kept is not None)
     if not whole and not index.size:
         return KEEPS_ALL
-    nbytes = index.nbytes + x.nbytes + sum(channels[c].nbytes for c in whole)
+    nbytes = index.nbytes + x.nbytes + sum(copy.nbytes for copy in copies)
     saved = Saved("output", int(index.size), whole, nbytes)
     return Kept(saved, _kernels.Lost(channels, begin, index, x))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any, Self
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from fastact import _checks as checks
 from fastact import _quick
 from fastact._activation import activation as find_activation
 from fastact._call import SAVES, forward
+from fastact._context import BatchNormGradients
 from fastact._fusion import fuse
 from fastact._normalization import batch_norm_backward
 from fastact._running import CONVENTIONS, MOMENTUM, cumulative, own_momentum
@@ -56,24 +58,24 @@ class BatchNorm:
 
     def __init__(
         self,
-        num_features,
+        num_features: object,
         *,
-        eps=1e-5,
-        momentum=MOMENTUM,
-        affine=True,
-        track_running_stats=True,
-        axis=1,
-        activation=None,
-        activation_params=None,
-        convention="torch",
-        comm=None,
-        save_for_backward="input",
-        dtype=np.float32,
-    ):
+        eps: object = 1e-5,
+        momentum: object = MOMENTUM,
+        affine: object = True,
+        track_running_stats: object = True,
+        axis: Any = 1,
+        activation: object = None,
+        activation_params: Any = None,
+        convention: object = "torch",
+        comm: Any = None,
+        save_for_backward: object = "input",
+        dtype: object = np.float32,
+    ) -> None:
         self.num_features = checks.integer("num_features", num_features)
         if self.num_features < 1:
             raise ValueError(f"num_features: {num_features} is out of range; expected 1 or more")
-        dtype = checks.float_dtype(dtype)
+        kept_as = checks.float_dtype(dtype)
         self.eps = checks.real_number("eps", eps, 0.0, math.inf)
         self.convention = checks.word("convention", convention, tuple(CONVENTIONS))
         self.momentum = own_momentum(momentum, self.convention)
@@ -89,24 +91,40 @@ class BatchNorm:
         self.activation_params = dict(activation_params or {})
         if fused.learned is not None:
             self.activation_params[fused.learned] = np.array(
-                self.activation_params[fused.learned], dtype=dtype
+                self.activation_params[fused.learned], dtype=kept_as
             )
         self._learned = fused.learned
         n = self.num_features
-        self.weight = np.ones(n, dtype) if self.affine else None
-        self.bias = np.zeros(n, dtype) if self.affine else None
-        self.running_mean = np.zeros(n, dtype) if self.track_running_stats else None
-        self.running_var = np.ones(n, dtype) if self.track_running_stats else None
+        self.weight = np.ones(n, kept_as) if self.affine else None
+        self.bias = np.zeros(n, kept_as) if self.affine else None
+        self.running_mean = np.zeros(n, kept_as) if self.track_running_stats else None
+        self.running_var = np.ones(n, kept_as) if self.track_running_stats else None
         self.num_batches_tracked = 0
-        self._ctx = None
+        self._ctx: object = None
 
-    def __call__(self, x, *, residual=None, mask=None, sample_weight=None, out=None):
+    def __call__(
+        self,
+        x: object,
+        *,
+        residual: object = None,
+        mask: object = None,
+        sample_weight: object = None,
+        out: object = None,
+    ) -> Any:
         """y; remembers what `backward` needs. The arguments are those of `batch_norm_forward`."""
         given = {"residual": residual, "mask": mask, "sample_weight": sample_weight, "out": out}
         y, self._ctx = self.forward(x, **given)
         return y
 
-    def forward(self, x, *, residual=None, mask=None, sample_weight=None, out=None):
+    def forward(
+        self,
+        x: object,
+        *,
+        residual: object = None,
+        mask: object = None,
+        sample_weight: object = None,
+        out: object = None,
+    ) -> tuple[Any, Any]:
         """(y, ctx): the re-entrant form, for ``fastact.batch_norm_backward(dy, ctx)``."""
         batches = checks.integer("num_batches_tracked", self.num_batches_tracked)
         training = self.training or not self.track_running_stats
@@ -126,7 +144,9 @@ class BatchNorm:
             self.num_batches_tracked = batches + 1
         return result
 
-    def _quick_forward(self, x, training, momentum, *given):
+    def _quick_forward(
+        self, x: object, training: object, momentum: object, *given: object
+    ) -> tuple[Any, Any] | None:
         """What `forward` gives, or None. Arrays a channel say how many x has to have."""
         if self.weight is None and self.running_mean is None:
             return None
@@ -136,29 +156,29 @@ class BatchNorm:
             self.activation_params or None, self.comm, *given,
         )  # fmt: skip
 
-    def backward(self, dy, *, out=None):
+    def backward(self, dy: object, *, out: object = None) -> BatchNormGradients:
         """`BatchNormGradients` of the last call."""
         if self._ctx is None:
             raise ValueError("backward: the layer has not been called yet")
         return batch_norm_backward(dy, self._ctx, out=out)
 
-    def train(self, mode=True):
+    def train(self, mode: object = True) -> Self:
         """Use the batch's statistics from now on; returns the layer."""
         self.training = checks.flag("mode", mode)
         return self
 
-    def eval(self):
+    def eval(self) -> Self:
         """Use the running statistics from now on; returns the layer."""
         return self.train(False)
 
-    def _state(self):
+    def _state(self) -> dict[str, np.ndarray]:
         arrays = {"weight": self.weight, "bias": self.bias}
         arrays |= {"running_mean": self.running_mean, "running_var": self.running_var}
         if self._learned is not None:
             arrays[f"activation.{self._learned}"] = self.activation_params[self._learned]
         return {key: value for key, value in arrays.items() if value is not None}
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, np.ndarray]:
         """Copies of parameters and statistics, under torch.nn.BatchNorm's keys; a learned parameter
         of the activation is ``activation.NAME``."""
         state = {key: value.copy() for key, value in self._state().items()}
@@ -166,7 +186,7 @@ class BatchNorm:
             state["num_batches_tracked"] = np.array(self.num_batches_tracked, dtype=np.int64)
         return state
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: object) -> None:
         """Copy a `state_dict` in; all keys must be there, and no other.
 
         Raises
@@ -201,7 +221,7 @@ class BatchNorm:
                 own[key][...] = value
         self.num_batches_tracked = int(batches.reshape(()))
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         fused = "" if self.activation is None else f", activation={self.activation.name!r}"
         return (
             f"BatchNorm({self.num_features}, eps={self.eps}, momentum={self.momentum}, "

@@ -6,33 +6,36 @@ csrc/batchnorm.inc. The layer is in _layer.py, the passes one by one in _pieces.
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastact import _checks as checks
 from fastact import _quick
 from fastact._call import SAVES, forward
+from fastact._context import BatchNormGradients
 from fastact._gradient import backward, backward_on_all, check_context
 from fastact._running import MOMENTUM
 
 
 def batch_norm(
-    x,
+    x: object,
     *,
-    weight=None,
-    bias=None,
-    running_mean=None,
-    running_var=None,
-    training=False,
-    momentum=MOMENTUM,
-    eps=1e-5,
-    axis=1,
-    activation=None,
-    activation_params=None,
-    residual=None,
-    mask=None,
-    sample_weight=None,
-    convention="torch",
-    comm=None,
-    out=None,
-):
+    weight: object = None,
+    bias: object = None,
+    running_mean: object = None,
+    running_var: object = None,
+    training: object = False,
+    momentum: object = MOMENTUM,
+    eps: object = 1e-5,
+    axis: object = 1,
+    activation: object = None,
+    activation_params: object = None,
+    residual: object = None,
+    mask: object = None,
+    sample_weight: object = None,
+    convention: object = "torch",
+    comm: object = None,
+    out: object = None,
+) -> Any:
     """Batch normalisation, optionally followed by an activation, in one pass over memory.
 
     ``y = activation((x - mean) / sqrt(var + eps) * weight + bias + residual)``, channel by channel.
@@ -127,26 +130,26 @@ def batch_norm(
 
 
 def batch_norm_forward(
-    x,
+    x: object,
     *,
-    weight=None,
-    bias=None,
-    running_mean=None,
-    running_var=None,
-    training=True,
-    momentum=MOMENTUM,
-    eps=1e-5,
-    axis=1,
-    activation=None,
-    activation_params=None,
-    residual=None,
-    mask=None,
-    sample_weight=None,
-    convention="torch",
-    comm=None,
-    save_for_backward="input",
-    out=None,
-):
+    weight: object = None,
+    bias: object = None,
+    running_mean: object = None,
+    running_var: object = None,
+    training: object = True,
+    momentum: object = MOMENTUM,
+    eps: object = 1e-5,
+    axis: object = 1,
+    activation: object = None,
+    activation_params: object = None,
+    residual: object = None,
+    mask: object = None,
+    sample_weight: object = None,
+    convention: object = "torch",
+    comm: object = None,
+    save_for_backward: object = "input",
+    out: object = None,
+) -> tuple[Any, Any]:
     """`batch_norm`, and what its gradient needs.
 
     Parameters
@@ -195,7 +198,7 @@ activation_params, residual, mask, sample_weight, convention, comm, out
 # ---- backward ---------------------------------------------------------------------------------
 
 
-def batch_norm_backward(dy, ctx, *, out=None):
+def batch_norm_backward(dy: object, ctx: Any, *, out: object = None) -> BatchNormGradients:
     """Gradients of `batch_norm_forward`: two passes over (x, dy), nothing of their size allocated
     but the result.
 
@@ -232,7 +235,7 @@ def batch_norm_backward(dy, ctx, *, out=None):
     quick = _quick.backward(dy, ctx) if out is None else None
     if quick is not None:
         return quick
-    check_context(ctx)
-    if ctx._comm is not None:
-        return backward_on_all(dy, ctx, out)
-    return backward(dy, ctx, out)
+    checked = check_context(ctx)
+    if checked._comm is not None:
+        return backward_on_all(dy, checked, out)
+    return backward(dy, checked, out)

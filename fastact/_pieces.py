@@ -8,18 +8,21 @@ the backward `batch_norm_backward_reduce` of every part, whose sums add up, then
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from fastact import _checks as checks
 from fastact import _kernels
 from fastact._call import Call, finish, normalise
-from fastact._context import BatchNormContext
+from fastact._context import BatchNormContext, BatchNormGradients
 from fastact._counted import count_in
 from fastact._environment import in_default_environment
 from fastact._fusion import fuse
 from fastact._gradient import SUMS, collect, differentiate
+from fastact._running import Update
 from fastact._runtime import new_like
 from fastact._statistics import BatchStats, table_of
 
@@ -73,21 +76,21 @@ def check_stats(stats: object, channels: int) -> BatchStats:
 
 
 def check_part(
-    x,
-    stats,
+    x: object,
+    stats: BatchStats,
     *,
-    weight,
-    bias,
-    eps,
-    axis,
-    activation,
-    activation_params,
-    residual,
-    mask,
-    sample_weight,
-    out=None,
-    apart=None,
-    may_be=(),
+    weight: object,
+    bias: object,
+    eps: object,
+    axis: object,
+    activation: object,
+    activation_params: object,
+    residual: object,
+    mask: object,
+    sample_weight: object,
+    out: object = None,
+    apart: Mapping[str, object] | None = None,
+    may_be: tuple[str, ...] = (),
 ) -> tuple[Call, np.ndarray]:
     """The call that a part is, and the kernels' table. `apart`: what `out` may not overlap, unless
     it is the very elements of one of `may_be`; None where nothing is written."""
@@ -112,7 +115,7 @@ def check_part(
         bias_dtype=checks.gradient_dtype(bias),
         eps=checks.real_number("eps", eps, 0.0, float("inf")),
         running=None,
-        rule=None,
+        rule=Update(1.0, 0.0, unbiased=False),  # of nothing
         fused=fuse(activation, activation_params, channels),
         residual=added,
         counted=count_in(mask, sample_weight, x, axis),
@@ -123,27 +126,33 @@ def check_part(
 def context_of(call: Call, table: np.ndarray, stats: BatchStats) -> BatchNormContext:
     """Of a part whose y is not wanted: normalising nothing makes the table complete."""
     nothing = np.empty((0, call.channels), call.x.dtype)
-    changes = {"x": nothing, "y": nothing, "axis": 1, "residual": None, "counted": None}
+    changes: dict[str, Any] = {
+        "x": nothing,
+        "y": nothing,
+        "axis": 1,
+        "residual": None,
+        "counted": None,
+    }
     normalise(dataclasses.replace(call, **changes), False, table)
     return finish(call, table, stats.count)[1]
 
 
 @in_default_environment
 def batch_norm_apply(
-    x,
-    stats,
+    x: object,
+    stats: BatchStats,
     *,
-    weight=None,
-    bias=None,
-    eps=1e-5,
-    axis=1,
-    activation=None,
-    activation_params=None,
-    residual=None,
-    mask=None,
-    sample_weight=None,
-    out=None,
-):
+    weight: object = None,
+    bias: object = None,
+    eps: object = 1e-5,
+    axis: object = 1,
+    activation: object = None,
+    activation_params: object = None,
+    residual: object = None,
+    mask: object = None,
+    sample_weight: object = None,
+    out: object = None,
+) -> np.ndarray:
     """The second pass of `batch_norm`: normalises x with statistics that are given.
 
     Parameters
@@ -185,20 +194,20 @@ def batch_norm_apply(
 
 @in_default_environment
 def batch_norm_backward_reduce(
-    dy,
-    x,
-    stats,
+    dy: object,
+    x: object,
+    stats: BatchStats,
     *,
-    weight=None,
-    bias=None,
-    eps=1e-5,
-    axis=1,
-    activation=None,
-    activation_params=None,
-    residual=None,
-    mask=None,
-    sample_weight=None,
-):
+    weight: object = None,
+    bias: object = None,
+    eps: object = 1e-5,
+    axis: object = 1,
+    activation: object = None,
+    activation_params: object = None,
+    residual: object = None,
+    mask: object = None,
+    sample_weight: object = None,
+) -> BatchNormSums:
     """The first pass of `batch_norm_backward`: the sums over a part of the data.
 
     Parameters
@@ -241,22 +250,22 @@ def batch_norm_backward_reduce(
 
 @in_default_environment
 def batch_norm_backward_apply(
-    dy,
-    x,
-    stats,
-    sums,
+    dy: object,
+    x: object,
+    stats: BatchStats,
+    sums: BatchNormSums,
     *,
-    weight=None,
-    bias=None,
-    eps=1e-5,
-    axis=1,
-    activation=None,
-    activation_params=None,
-    residual=None,
-    mask=None,
-    sample_weight=None,
-    out=None,
-):
+    weight: object = None,
+    bias: object = None,
+    eps: object = 1e-5,
+    axis: object = 1,
+    activation: object = None,
+    activation_params: object = None,
+    residual: object = None,
+    mask: object = None,
+    sample_weight: object = None,
+    out: object = None,
+) -> BatchNormGradients:
     """The second pass of `batch_norm_backward`: the gradient of a part of x.
 
     Parameters

@@ -1,5 +1,22 @@
-"""Compiled; what is public of it is in __init__.pyi."""
+"""Compiled: ordinary calls of BatchNorm, in few steps; None for any other."""
 
-from typing import Any
+import numpy as np
 
-def __getattr__(name: str) -> Any: ...
+from fastact._context import BatchNormContext, BatchNormGradients
+
+def forward(
+    x: object,
+    weight: object,
+    bias: object,
+    running_mean: object,
+    running_var: object,
+    training: object,
+    momentum: object,
+    eps: object,
+    axis: object,
+    activation: object,
+    convention: object,
+    save_for_backward: object,
+    *unusual: object,
+) -> tuple[np.ndarray, BatchNormContext] | None: ...
+def backward(dy: object, ctx: object) -> BatchNormGradients | None: ...

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from fastact._activation import activations
 from fastact._protocols import is_foreign, numbers_of
 
-DEFAULTS = activations["rrelu"].parameters
+DEFAULTS: Mapping[str, Any] = activations["rrelu"].parameters  # all of them numbers
 
 
-def rrelu_training(x, generator, lower=DEFAULTS["lower"], upper=DEFAULTS["upper"], out=None):
+def rrelu_training(
+    x: Any,
+    generator: np.random.Generator,
+    lower: float = DEFAULTS["lower"],
+    upper: float = DEFAULTS["upper"],
+    out: Any = None,
+) -> tuple[Any, Any]:
     """x where x > 0, else a * x with a drawn from [lower, upper) for each element.
 
     Parameters
@@ -65,7 +74,8 @@ def rrelu_training(x, generator, lower=DEFAULTS["lower"], upper=DEFAULTS["upper"
     x = x if is_foreign(x) else np.asanyarray(x)
     leaky_relu = activations["leaky_relu"]
     dtype = np.float64 if leaky_relu(np.empty(0, numbers_of(x))).dtype == np.float64 else np.float32
-    slope = generator.random(x.shape, dtype=dtype)
+    shape: tuple[int, ...] = x.shape
+    slope = generator.random(shape, dtype=dtype)
     slope *= dtype(upper - lower)
     slope += dtype(lower)
     return leaky_relu(x, slope, out=out), slope

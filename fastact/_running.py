@@ -7,7 +7,7 @@ one, and whether `momentum` is the share of the batch or of what was there befor
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,6 +34,9 @@ CONVENTIONS = {
     "biased/batch": Convention(False, True),
     "biased/running": Convention(False, False),
 }
+
+
+Running = tuple[Any, Any]  # mean and var: arrays in training, else array_like
 
 
 class Update(NamedTuple):
@@ -74,8 +77,8 @@ def cumulative(convention: str, batches: int) -> float:
 
 
 def check_running(
-    mean: object, var: object, apart: Mapping[str, object], channels: int, training: bool
-) -> tuple | None:
+    mean: Any, var: Any, apart: Mapping[str, object], channels: int, training: bool
+) -> Running | None:
     """The running statistics, or None where there are none. In training they are written, apart
     from everything in `apart`."""
     if (mean is None) != (var is None):
@@ -116,7 +119,7 @@ def check_updatable(name: str, value: object, apart: Mapping[str, object]) -> No
             raise ValueError(f"{name}: overlaps {other}, but is updated in place in training")
 
 
-def track(running: tuple, mean: np.ndarray, var: np.ndarray, count: float, rule: Update) -> None:
+def track(running: Running, mean: np.ndarray, var: np.ndarray, count: float, rule: Update) -> None:
     """Updates them in place, in float64, rounded once. `count` is more than 1."""
     factor = count / (count - 1) if rule.unbiased else 1.0
     for values, batch, scale in zip(running, (mean, var), (1.0, factor), strict=True):

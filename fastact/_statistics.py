@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -43,9 +45,9 @@ class BatchStats:
     count: float
     mean: np.ndarray
     m2: np.ndarray
-    _rows: np.ndarray | None = field(default=None, repr=False)
+    _rows: Any = field(default=None, repr=False)  # numpy.ndarray; None: to be made of the others
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self._rows is None:
             count = checks.real_number("count", self.count, 0.0, float("inf"))
             mean, m2 = checks.real_values("mean", self.mean), checks.real_values("m2", self.m2)
@@ -64,7 +66,7 @@ class BatchStats:
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Callable[..., BatchStats], tuple[float, np.ndarray]]:
         return _stats, (self.count, np.array(self._rows))
 
     @property
@@ -72,7 +74,8 @@ class BatchStats:
         """The biased variance, ``m2 / count``, of shape (C,); NaN without values."""
         if not self.count:
             return np.full(self.mean.shape, np.nan)
-        return self._table_rows()[2].copy()
+        variance: np.ndarray = self._table_rows()[2].copy()
+        return variance
 
     def _table_rows(self) -> np.ndarray:
         """Mean and variance, each as two float64, as the kernels take them."""
@@ -111,7 +114,9 @@ def stats_of(x: np.ndarray, axis: int, values: int, counted: Counted | None = No
     return _stats(count, np.array(rows))
 
 
-def batch_norm_stats(x, axis=1, *, mask=None, sample_weight=None) -> BatchStats:
+def batch_norm_stats(
+    x: object, axis: object = 1, *, mask: object = None, sample_weight: object = None
+) -> BatchStats:
     """Mean and sum of squared deviations of each channel: the first pass of `batch_norm`.
 
     Parameters
@@ -141,10 +146,10 @@ def batch_norm_stats(x, axis=1, *, mask=None, sample_weight=None) -> BatchStats:
     >>> stats.count, stats.mean, stats.m2
     (3, array([ 4., 20.]), array([ 26., 200.]))
     """
-    x = checks.float_array("x", x)
-    axis, _, count = checks.geometry(x, axis)
-    counted = count_in(mask, sample_weight, x, axis)
-    return stats_of(x, axis, count if counted is None else counted.values, counted)
+    array = checks.float_array("x", x)
+    position, _, count = checks.geometry(array, axis)
+    counted = count_in(mask, sample_weight, array, position)
+    return stats_of(array, position, count if counted is None else counted.values, counted)
 
 
 def merge_stats(*stats: BatchStats) -> BatchStats:

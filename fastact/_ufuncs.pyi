@@ -1,5 +1,6 @@
-"""Compiled; what is public of it is in __init__.pyi."""
+"""Compiled: the ufuncs, which are in fastact.activations, and what they know of dtypes."""
 
-from typing import Any
+import numpy as np
 
-def __getattr__(name: str) -> Any: ...
+def number_of_bfloat16(dtype: np.dtype) -> int: ...
+def check_user_dtype(name: str, operand: int, dtype: np.dtype) -> None: ...

@@ -130,6 +130,28 @@ def test_ranks_that_can_only_sum_are_found_once():
         assert_same_bits(mean, found[0][1])
 
 
+@pytest.mark.parametrize("off", [5.0, 1e-12])
+def test_running_statistics_that_differ_are_found(off):
+    """In the middle of many channels, and in the last digits."""
+    x = np.ones((3, 2000))
+
+    def run(comm, rank):
+        mean = np.full(2000, 0.1)
+        mean[1000] += rank * off
+        return fa.batch_norm(x, running_mean=mean, running_var=np.ones(2000), comm=comm)
+
+    with pytest.raises(ValueError, match="disagree on running statistics"):
+        on_ranks(2, Pickling, run)
+
+
+def test_running_statistics_may_be_lists_on_one_rank():
+    def run(comm, rank):
+        mean = [0.1, 0.2] if rank else np.array([0.1, 0.2])
+        return fa.batch_norm(np.ones((3, 2)), running_mean=mean, running_var=[1, 1], comm=comm)
+
+    on_ranks(2, Pickling, run)
+
+
 def test_no_communicator():
     with pytest.raises(TypeError, match=r"comm: int .*allreduce"):
         fa.batch_norm_forward(np.ones((4, 3)), comm=5)

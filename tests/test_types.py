@@ -13,9 +13,17 @@ import typed_uses
 from conftest import GATED, NAMES, once
 
 import fastact as fa
+from fastact import _activation, _kernels, _quick, _runtime, _ufuncs
 
 pytestmark = once
 STUBS = {m: Path(m.__file__).with_suffix(".pyi") for m in (fa, fa.reference)}
+COMPILED = [
+    _activation,
+    _kernels,
+    _quick,
+    _runtime,
+    _ufuncs,
+]  # stubs of what the package itself uses
 ELLIPSIS = object()  # a default that the stub does not spell out
 
 
@@ -109,6 +117,15 @@ def test_functions_and_classes(module):
             else:
                 compare_class(name, node, thing)
     assert compared > 10
+
+
+@pytest.mark.parametrize("module", COMPILED, ids=lambda m: m.__name__)
+def test_compiled_modules(module):
+    stub = Path(fa.__file__).with_name(module.__name__.rpartition(".")[2] + ".pyi")
+    for name, (node,) in definitions(ast.parse(stub.read_text()).body).items():
+        thing = getattr(module, name)
+        if isinstance(node, ast.FunctionDef):
+            assert_same_arguments(name, node, thing)
 
 
 def compare_class(name, node, thing):

@@ -354,6 +354,7 @@ def rrelu_training(
 class Backward:
     name: Final[str]
     ufunc: Final[np.ufunc]
+    _parts: Final[tuple[np.ufunc, ...]]
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
 class Activation:
@@ -365,6 +366,8 @@ class Activation:
     learned: Final[tuple[str, ...]]
     gated: Final[bool]
     ufunc: Final[np.ufunc]
+    _row: Final[int]
+    _parts: Final[tuple[np.ufunc, ...]]
     @property
     def backward(self) -> Backward: ...
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
