@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; argument errors exit with status 2."""
     arguments = build_parser().parse_args(argv)
     try:
-        status = arguments.run(arguments)
+        status: int = arguments.run(arguments)
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:

@@ -20,9 +20,11 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -37,6 +39,11 @@ from fastact._demo_network import (
     train_step,
 )
 from fastact._terminal import fail, progress
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+Tick = Callable[[], object]  # called as time goes by
 
 DEFAULT_EPOCHS = 60
 PEAK_RATE = 1.0
@@ -66,31 +73,34 @@ class CheckedCalls:
     def __init__(self) -> None:
         self.worst = 0.0
 
-    def batch_norm_forward(self, x, **arguments):
+    def batch_norm_forward(self, x: np.ndarray, **arguments: Any) -> tuple[np.ndarray, Any]:
         running = {k: v.copy() for k, v in arguments.items() if k.startswith("running_")}
         y, ctx = fastact.batch_norm_forward(x, **arguments)
         exact, exact_ctx = reference.batch_norm_forward(x, **arguments | running)
         self._compare(y, exact)
         return y, (ctx, exact_ctx)
 
-    def batch_norm_backward(self, dy, contexts):
+    def batch_norm_backward(
+        self, dy: np.ndarray, contexts: tuple[Any, Any]
+    ) -> fastact.BatchNormGradients:
         ctx, exact_ctx = contexts
-        grads = fastact.batch_norm_backward(dy, ctx)
+        grads: fastact.BatchNormGradients = fastact.batch_norm_backward(dy, ctx)
         exact = reference.batch_norm_backward(dy, exact_ctx)
         for name in ("x", "weight", "bias"):
             self._compare(getattr(grads, name), getattr(exact, name))
+        exact_params = exact.activation_params or {}
         for name, value in (grads.activation_params or {}).items():
-            self._compare(value, exact.activation_params[name])
+            self._compare(value, exact_params[name])
         return grads
 
-    def _compare(self, got, exact) -> None:
+    def _compare(self, got: np.ndarray, exact: np.ndarray) -> None:
         self.worst = max(self.worst, relative_difference(got, exact))
 
 
-def relative_difference(got, exact) -> float:
+def relative_difference(got: ArrayLike, exact: ArrayLike) -> float:
     """|got - exact| / |exact|, Euclidean norms; NaN counts as infinitely wrong."""
-    got, exact = np.asarray(got, np.float64), np.asarray(exact, np.float64)
-    error, scale = np.linalg.norm(got - exact), np.linalg.norm(exact)
+    wide, wanted = np.asarray(got, np.float64), np.asarray(exact, np.float64)
+    error, scale = np.linalg.norm(wide - wanted), np.linalg.norm(wanted)
     if error == 0:
         return 0.0
     return float(error / scale) if scale > 0 and np.isfinite(error) else math.inf
@@ -179,7 +189,9 @@ def learning_rate(step: int, steps: int) -> float:
     return PEAK_RATE * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
-def train(activation: str, digits: Digits, epochs: int, seed: int, tick=lambda: None) -> Result:
+def train(
+    activation: str, digits: Digits, epochs: int, seed: int, tick: Tick = lambda: None
+) -> Result:
     """Train one network through fastact; the same numbers for the same seed."""
     network, rng = Network(fastact, activation, seed), np.random.default_rng([1, seed])
     rates = (learning_rate(step, epochs * STEPS_PER_EPOCH) for step in itertools.count())
@@ -201,7 +213,9 @@ def dead_share(network: Network, images: np.ndarray) -> float:
     return float((spread < DEAD_BELOW).mean())
 
 
-def time_epochs(activation: str, digits: Digits, seed: int, tick=lambda: None) -> list[float]:
+def time_epochs(
+    activation: str, digits: Digits, seed: int, tick: Tick = lambda: None
+) -> list[float]:
     """Seconds of a training epoch with fastact and with plain NumPy, the fastest of each.
 
     The two take turns, and turns at going first, so that a change in the machine's speed meets
@@ -236,9 +250,9 @@ def train_all(names: list[str], digits: Digits, epochs: int, seed: int) -> list[
     results = []
     with progress(len(names) * (epochs + 2 * (TIMED_ROUNDS + 1)), "epoch", "demo") as tick:
         for name in names:
-            result = train(name, digits, epochs, seed, lambda name=name: tick(f"{name}: training"))
+            result = train(name, digits, epochs, seed, partial(tick, f"{name}: training"))
             result.fastact_seconds, result.numpy_seconds = time_epochs(
-                name, digits, seed, lambda name=name: tick(f"{name}: timing")
+                name, digits, seed, partial(tick, f"{name}: timing")
             )
             results.append(result)
     return results
@@ -342,7 +356,7 @@ def _fail(message: str) -> None:
 
 
 @contextlib.contextmanager
-def _one_thread():
+def _one_thread() -> Iterator[None]:
     """Matrix products and kernels on one thread each: arrays this small gain little from a second,
     threads that wait for each other on a busy machine made an epoch sixty times as long, and NumPy
     in the comparison has one as well. It also fixes the order of summation in matrix products."""
@@ -381,7 +395,7 @@ def run(arguments: argparse.Namespace) -> int:
     return report_goal(results, arguments.epochs, silent=arguments.json)
 
 
-def as_json(results: list[Result], epochs: int, seed: int, agreement: Agreement) -> dict:
+def as_json(results: list[Result], epochs: int, seed: int, agreement: Agreement) -> dict[str, Any]:
     """What a program would want of a run; numbers with six digits."""
     return {
         "fastact": fastact.__version__,

@@ -9,8 +9,9 @@ optimiser are NumPy. The fused call, forward and backward, comes from a backend:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -66,10 +67,25 @@ def batches(digits: Digits, rng: np.random.Generator) -> Iterator[tuple[np.ndarr
 # ---- the network -----------------------------------------------------------------------------
 
 
+class Backend(Protocol):
+    """A module, or an object, with BatchNorm + activation."""
+
+    @property
+    def batch_norm_forward(self) -> Callable[..., tuple[Any, Any]]: ...
+    @property
+    def batch_norm_backward(self) -> Callable[..., Any]: ...
+
+
 class Network:
     """A perceptron whose hidden layers are a matrix product and one fused call each."""
 
-    def __init__(self, backend, activation: str, seed: int, dtype=np.float32):
+    def __init__(
+        self,
+        backend: Backend,
+        activation: str,
+        seed: int,
+        dtype: type[np.floating] = np.float32,
+    ) -> None:
         self.backend, self.activation, self.hidden = backend, activation, len(SIZES) - 2
         self.params: dict[str, np.ndarray] = {}
         self.running: list[dict[str, np.ndarray]] = []
@@ -84,7 +100,7 @@ class Network:
                 self._add_fused(i, width, dtype)
         self.velocity = {name: np.zeros_like(p) for name, p in self.params.items()}
 
-    def _add_fused(self, i: int, width: int, dtype) -> None:
+    def _add_fused(self, i: int, width: int, dtype: type[np.floating]) -> None:
         self.params[f"norm{i}.weight"] = np.ones(width, dtype)
         self.params[f"norm{i}.bias"] = np.zeros(width, dtype)
         for name in activations[self.activation].learned:
@@ -93,13 +109,14 @@ class Network:
             {"running_mean": np.zeros(width, dtype), "running_var": np.ones(width, dtype)}
         )
 
-    def _activation_params(self, i: int) -> dict:
+    def _activation_params(self, i: int) -> dict[str, Any]:
         names = required_parameters(self.activation)
         return {name: self.params.get(f"activation{i}.{name}", START) for name in names}
 
     def forward(self, x: np.ndarray, training: bool) -> np.ndarray:
         """The logits, shape (images, classes); keeps what `backward` needs."""
-        self.inputs, self.contexts = [x], []
+        self.inputs = [x]
+        self.contexts: list[Any] = []
         for i in range(self.hidden):
             y, ctx = self.backend.batch_norm_forward(
                 self.inputs[i] @ self.params[f"linear{i}.weight"],
@@ -113,7 +130,9 @@ class Network:
             self.inputs.append(y)
             self.contexts.append(ctx)
         last = f"linear{self.hidden}"
-        return self.inputs[-1] @ self.params[f"{last}.weight"] + self.params[f"{last}.bias"]
+        products = self.inputs[-1] @ self.params[f"{last}.weight"]
+        logits: np.ndarray = products + self.params[f"{last}.bias"]
+        return logits
 
     def backward(self, dlogits: np.ndarray) -> dict[str, np.ndarray]:
         """The gradient of every parameter, by name, from the gradient of the logits."""
@@ -158,7 +177,7 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> tuple[float, np.nda
     return float(-log_p[rows, labels].mean()), dlogits / len(labels)
 
 
-def train_step(network: Network, images, labels, rate: float) -> float:
+def train_step(network: Network, images: np.ndarray, labels: np.ndarray, rate: float) -> float:
     """Forward, backward and update on one batch; returns its loss."""
     loss, dlogits = cross_entropy(network.forward(images, training=True), labels)
     network.update(network.backward(dlogits), rate)

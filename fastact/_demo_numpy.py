@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -20,11 +20,31 @@ import fastact
 from fastact import reference
 
 START = 0.25  # of a parameter without a default: He et al. 2015, section 2.1
+Params = Mapping[str, Any]  # numbers, or an array where one is learned
+
+
+class Context(NamedTuple):
+    """What the backward needs."""
+
+    normal: np.ndarray
+    z: np.ndarray
+    y: np.ndarray
+    scale: np.ndarray
+    function: Expression
+    params: Params
 
 
 def batch_norm_forward(
-    x, *, weight, bias, running_mean, running_var, training, activation, activation_params
-):
+    x: np.ndarray,
+    *,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    running_mean: np.ndarray,
+    running_var: np.ndarray,
+    training: bool,
+    activation: str,
+    activation_params: Params,
+) -> tuple[np.ndarray, Context]:
     """y and what the backward needs, one NumPy expression after another."""
     assert training, "nothing else is timed"
     mean = x.mean(axis=0)
@@ -37,10 +57,10 @@ def batch_norm_forward(
     z = normal * weight + bias
     function = expression(activation)
     y = function.value(z, **activation_params)
-    return y, (normal, z, y, weight * rstd, function, activation_params)
+    return y, Context(normal, z, y, weight * rstd, function, activation_params)
 
 
-def batch_norm_backward(dy, ctx):
+def batch_norm_backward(dy: np.ndarray, ctx: Context) -> SimpleNamespace:
     """The gradients, under fastact's names."""
     normal, z, y, scale, function, params = ctx
     dz, *learned = _parts(function.gradient(dy, z, y, **params))
@@ -86,17 +106,19 @@ def expression(activation: str) -> Expression:
         if len(got) == len(exact) and all(map(_agree, got, exact)):
             return candidate
 
-    def stand_in(dy, x, y, **params):
+    def stand_in(
+        dy: np.ndarray, x: np.ndarray, y: np.ndarray, **params: Any
+    ) -> tuple[np.ndarray, ...]:
         return tuple(part.astype(x.dtype) for part in _parts(backward(dy, x, **params)))
 
     return Expression(lambda x, **params: value(x, **params).astype(x.dtype), stand_in, False)
 
 
-def _parts(result) -> tuple:
+def _parts(result: Any) -> tuple[np.ndarray, ...]:
     return result if isinstance(result, tuple) else (result,)
 
 
-def _agree(got, exact) -> bool:
+def _agree(got: np.ndarray, exact: np.ndarray) -> bool:
     return got.dtype == np.float32 and np.allclose(got, exact, rtol=1e-4, atol=1e-5)
 
 
@@ -104,10 +126,10 @@ def _candidates(activation: str) -> Iterator[Expression]:
     """Fast forms in the input's dtype; a gradient uses y where that saves work."""
     from scipy.special import ndtr  # the normal distribution; scikit-learn brings SciPy along
 
-    def logistic(x):
+    def logistic(x: Any) -> Any:
         return 1 / (1 + np.exp(-x))
 
-    def gate_gradient(dy, x, w, dw):  # of x * logistic(w(x))
+    def gate_gradient(dy: Any, x: Any, w: Any, dw: Any) -> Any:  # of x * logistic(w(x))
         s = logistic(w)
         return dy * (s + x * s * (1 - s) * dw)
 

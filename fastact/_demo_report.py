@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fastact._demo_numpy import expression
+
+if TYPE_CHECKING:
+    from fastact._demo import Result
 
 HEAD = ("activation", "test accuracy", "fastact s/epoch", "NumPy s/epoch", "ratio", "dead units")
 NOTES = """\
@@ -19,7 +23,7 @@ dead units: share of hidden units whose output is the same (to 1e-6) for every t
 STAND_IN = "*: no plain expression at hand; NumPy's time is that of fastact.reference, in float64."
 
 
-def format_table(results: Sequence, rounds: int) -> str:
+def format_table(results: Sequence[Result], rounds: int) -> str:
     """The results as text, a line an activation, and what the columns mean."""
     rows = [
         (
@@ -39,7 +43,7 @@ def format_table(results: Sequence, rounds: int) -> str:
     return "\n".join([*lines, "", NOTES.format(rounds=rounds), *stand_in])
 
 
-def draw_curves(results: Sequence, seed: int, goal: float, path: Path) -> None:
+def draw_curves(results: Sequence[Result], seed: int, goal: float, path: Path) -> None:
     """Write the picture: for each activation its test accuracy and training loss by epoch.
 
     Small multiples rather than a dozen colours: each panel shows one activation in colour before
@@ -53,7 +57,8 @@ def draw_curves(results: Sequence, seed: int, goal: float, path: Path) -> None:
     subject = f"BatchNorm + activation on 8 x 8 digits (seed {seed})"
     legend = f"colour: the activation named; grey: the others; dotted: {goal:.0%}"
     figure.suptitle(f"{subject}\n{legend}", fontsize=10)
-    upper, lower = figure.subfigures(2, 1)
+    halves: Any = figure.subfigures(2, 1)
+    upper, lower = halves
     names = [r.activation for r in results]
     accuracies = [[100 * value for value in r.accuracies] for r in results]
     for ax in _panels(upper, columns, names, accuracies, "#0072b2", "{:.1f} %"):
@@ -66,7 +71,14 @@ def draw_curves(results: Sequence, seed: int, goal: float, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _panels(figure, columns, names, curves, colour, form):
+def _panels(
+    figure: Any,
+    columns: int,
+    names: list[str],
+    curves: list[list[float]],
+    colour: str,
+    form: str,
+) -> list[Any]:
     """A panel for each curve, titled with its name and last value."""
     rows = math.ceil(len(names) / columns)
     epochs = range(1, len(curves[0]) + 1)
@@ -82,4 +94,4 @@ def _panels(figure, columns, names, curves, colour, form):
     for ax in axes[len(names) :]:
         ax.set_visible(False)
     figure.supxlabel("epoch", fontsize=10)
-    return axes[: len(names)]
+    return list(axes[: len(names)])

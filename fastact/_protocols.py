@@ -14,13 +14,22 @@ No library is imported here: its arrays can only come from a caller who has done
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from fastact import Activation, Backward
+
+    Function = Activation | Backward
+
 PLAIN = (np.ndarray, bool, int, float, list, tuple)
+Foreign = Any  # an array of any library, or what goes with one into a ufunc
+Shape = tuple[int, ...]
 
 
-def is_foreign(value) -> bool:
+def is_foreign(value: object) -> bool:
     """Whether the value's own class takes part in a ufunc call."""
     kind = type(value)
     if kind in PLAIN or isinstance(value, np.generic):
@@ -42,14 +51,14 @@ def refuse_foreign(name: str, value: object) -> None:
         )
 
 
-def numbers_of(value) -> np.dtype:
+def numbers_of(value: Foreign) -> np.dtype:
     """NumPy's dtype of what an array holds; pandas has dtypes of its own, or one a column."""
     dtypes = value.dtypes if hasattr(value, "iloc") else value.dtype
     dtypes = list(dtypes) if hasattr(dtypes, "iloc") else [dtypes]
     return np.result_type(*[getattr(dtype, "numpy_dtype", dtype) for dtype in dtypes])
 
 
-def call(function, inputs: tuple, kwargs: dict):
+def call(function: Function, inputs: tuple[Foreign, ...], kwargs: Mapping[str, Any]) -> Foreign:
     """A call of an Activation or its backward with foreign arrays among the inputs."""
     teach_units()
     if not function._parts:
@@ -65,7 +74,7 @@ def call(function, inputs: tuple, kwargs: dict):
     return tuple([sum_to(part, value) for part, value in zip(parts, arguments, strict=True)])
 
 
-def check_shape(function, dy, part) -> None:
+def check_shape(function: Function, dy: Foreign, part: Foreign) -> None:
     shapes = [getattr(value, "shape", None) for value in (dy, part)]
     if None not in shapes and shapes[0] != shapes[1]:
         raise ValueError(
@@ -74,7 +83,7 @@ def check_shape(function, dy, part) -> None:
         )
 
 
-def elementwise(ufunc, inputs: tuple, kwargs: dict):
+def elementwise(ufunc: np.ufunc, inputs: tuple[Foreign, ...], kwargs: Mapping[str, Any]) -> Foreign:
     pandas = sys.modules.get("pandas")
     frames = [v for v in inputs if isinstance(v, pandas.DataFrame)] if pandas else []
     plain = all(value is None for value in kwargs.values())
@@ -86,7 +95,7 @@ def elementwise(ufunc, inputs: tuple, kwargs: dict):
 # ---- pandas: a DataFrame's columns keep their dtypes ---------------------------------------------
 
 
-def are_columns(inputs: tuple, frames: list, pandas) -> bool:
+def are_columns(inputs: tuple[Foreign, ...], frames: list[Foreign], pandas: Any) -> bool:
     """Whether the inputs are DataFrames of the same labels and what broadcasts to them."""
     first = frames[0]
     others = [value for value in inputs if not isinstance(value, pandas.DataFrame)]
@@ -99,15 +108,15 @@ def are_columns(inputs: tuple, frames: list, pandas) -> bool:
     )
 
 
-def broadcasts(shape: tuple, to: tuple) -> bool:
+def broadcasts(shape: Shape, to: Shape) -> bool:
     try:
         return np.broadcast_shapes(shape, to) == to
     except ValueError:
         return False
 
 
-def by_columns(ufunc, inputs: tuple, frame):
-    def column(value, k):
+def by_columns(ufunc: np.ufunc, inputs: tuple[Foreign, ...], frame: Foreign) -> Foreign:
+    def column(value: Foreign, k: int) -> Foreign:
         if hasattr(value, "iloc"):
             return value.iloc[:, k]
         return value if np.ndim(value) == 0 else np.broadcast_to(value, frame.shape)[:, k]
@@ -121,7 +130,7 @@ def by_columns(ufunc, inputs: tuple, frame):
 # ---- sums ----------------------------------------------------------------------------------------
 
 
-def sum_to(part, argument):
+def sum_to(part: Foreign, argument: Foreign) -> Foreign:
     """A gradient an element, summed over what its argument was repeated along."""
     if hasattr(part, "data_vars"):  # an xarray.Dataset: each of its arrays
         of = argument if hasattr(argument, "data_vars") else dict.fromkeys(part, argument)
@@ -138,7 +147,7 @@ def sum_to(part, argument):
     return part if part.shape == shape else sum_axes(part, argument, shape)
 
 
-def sum_axes(part, argument, shape: tuple):
+def sum_axes(part: Foreign, argument: Foreign, shape: Shape) -> Foreign:
     lead = tuple(range(part.ndim - len(shape)))
     ones = tuple([axis for axis in range(len(lead), part.ndim) if shape[axis - len(lead)] == 1])
     if hasattr(part, "iloc"):
@@ -151,7 +160,7 @@ def sum_axes(part, argument, shape: tuple):
     return rounded(add(total, np.sum, axis=lead) if lead else total, argument)
 
 
-def sum_labelled(part, shape: tuple, lead: tuple, ones: tuple):
+def sum_labelled(part: Foreign, shape: Shape, lead: Shape, ones: Shape) -> Foreign:
     """pandas: a sum of all, or of each column; labels that are left stay."""
     if len(lead) + len(ones) == part.ndim:
         total = part.sum(axis=0, skipna=False)
@@ -165,11 +174,11 @@ def sum_labelled(part, shape: tuple, lead: tuple, ones: tuple):
     return part.sum(axis=0, skipna=False)
 
 
-def in_float64(part):
+def in_float64(part: Foreign) -> Foreign:
     return part.astype(np.float64) if hasattr(part, "astype") else part
 
 
-def rounded(total, argument):
+def rounded(total: Foreign, argument: Foreign) -> Foreign:
     """A sum in the dtype of what it is the gradient of; float64 for a Python number."""
     dtype = np.dtype(getattr(argument, "dtype", np.float64))
     if dtype.kind in "iub" or not hasattr(total, "astype"):
@@ -184,6 +193,10 @@ def rounded(total, argument):
 
 taught: set[str] = set()
 
+Unit = Any  # of astropy's; None for an input that is no Quantity
+Converter = Callable[[Any], Any]
+Helped = tuple[list[Converter | None], Any]  # for each input; the unit of the result, or of each
+
 
 def teach_units() -> None:
     """Tells the libraries of units that are in use of fastact's ufuncs, once."""
@@ -193,7 +206,7 @@ def teach_units() -> None:
             teach()
 
 
-def all_ufuncs():
+def all_ufuncs() -> Iterator[tuple[np.ufunc, bool]]:
     """(ufunc, whether it is a backward one)."""
     from fastact._activation import activations, gated
 
@@ -208,7 +221,7 @@ def teach_astropy() -> None:
     from astropy.units.quantity_helper import UFUNC_HELPERS
     from astropy.units.quantity_helper.helpers import get_converter
 
-    def converter(ufunc, unit):
+    def converter(ufunc: np.ufunc, unit: Unit) -> Converter | None:
         try:
             return None if unit is None else get_converter(unit, dimensionless_unscaled)
         except UnitsError:
@@ -216,10 +229,10 @@ def teach_astropy() -> None:
                 f"Can only apply '{ufunc.__name__}' function to dimensionless quantities"
             ) from None
 
-    def forward(ufunc, *units):
+    def forward(ufunc: np.ufunc, *units: Unit) -> Helped:
         return [converter(ufunc, unit) for unit in units], dimensionless_unscaled
 
-    def backward(ufunc, unit, *units):
+    def backward(ufunc: np.ufunc, unit: Unit, *units: Unit) -> Helped:
         result = dimensionless_unscaled if unit is None else unit
         result = result if ufunc.nout == 1 else (result,) * ufunc.nout
         return [None, *[converter(ufunc, unit) for unit in units]], result
@@ -231,14 +244,14 @@ def teach_astropy() -> None:
 def teach_pint() -> None:
     from pint.facets.numpy.numpy_func import HANDLED_UFUNCS
 
-    def is_quantity(value):
+    def is_quantity(value: object) -> bool:
         return hasattr(value, "m_as")
 
-    def number(value):
+    def number(value: Foreign) -> Foreign:
         return value.m_as("") if is_quantity(value) else value
 
-    def implementation(ufunc, is_backward):
-        def run(*inputs, out=None, **kwargs):
+    def implementation(ufunc: np.ufunc, is_backward: bool) -> Callable[..., Foreign]:
+        def run(*inputs: Foreign, out: tuple[Foreign, ...] | None = None, **kwargs: Any) -> Foreign:
             quantities = [value for value in (*inputs, *(out or ())) if is_quantity(value)]
             registry = quantities[0]._REGISTRY
             numbers = [number(value) for value in inputs[1:]]

@@ -14,8 +14,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
@@ -36,14 +37,16 @@ BATCH_NORM = "batch_norm"
 COUNT, SEED = 40_000, 1
 COLUMNS = ["forward", "backward", "slope", "bits", "fused"]
 
-Report = dict[str, object]
+Report = dict[str, Any]
+Type = type[Any]  # of numbers: NumPy's, or ml_dtypes.bfloat16
+Params = tuple[Any, ...]  # numbers, and an array for a learned one
 
 
 # ---- what is computed ------------------------------------------------------------------------
 
 
-def dtypes() -> dict[str, type]:
-    found = {"f32": np.float32, "f64": np.float64, "f16": np.float16}
+def dtypes() -> dict[str, Type]:
+    found: dict[str, Type] = {"f32": np.float32, "f64": np.float64, "f16": np.float16}
     try:
         from ml_dtypes import bfloat16
     except ImportError:
@@ -51,7 +54,7 @@ def dtypes() -> dict[str, type]:
     return found | {"bf16": bfloat16}
 
 
-def finfo(dtype: type):
+def finfo(dtype: Type) -> Any:
     """np.finfo, which does not know bfloat16."""
     if np.dtype(dtype).kind == "f":
         return np.finfo(dtype)
@@ -60,9 +63,10 @@ def finfo(dtype: type):
     return ml_dtypes.finfo(dtype)
 
 
-def inputs(dtype: type) -> np.ndarray:
+def inputs(dtype: Type) -> np.ndarray:
     """Half precision: all bit patterns. Else some of every kind, common numbers, special ones."""
     size = np.dtype(dtype).itemsize
+    x: np.ndarray
     if size == 2:
         x = np.arange(2**16, dtype=np.uint16).view(dtype)
     else:
@@ -78,17 +82,17 @@ def inputs(dtype: type) -> np.ndarray:
     return np.where(np.isnan(x), dtype(np.nan), x)  # NaNs with a payload are no subject here
 
 
-def parameters(function) -> tuple:
+def parameters(function: fastact.Activation) -> Params:
     return tuple(0.25 if p is None else p for p in function.parameters.values())
 
 
-def typed(function, params, dtype, *shape: int) -> tuple:
+def typed(function: fastact.Activation, params: Params, dtype: Type, *shape: int) -> Params:
     """The parameters, with a learned one as an array of the dtype of x."""
     named = zip(function.parameters, params, strict=True)
     return tuple(np.full(shape, p, dtype) if name in function.learned else p for name, p in named)
 
 
-def together(result) -> tuple:
+def together(result: Any) -> tuple[np.ndarray, ...]:
     return result if isinstance(result, tuple) else (result,)
 
 
@@ -102,7 +106,9 @@ def same(got: np.ndarray, want: np.ndarray) -> bool:
     return got.dtype == want.dtype and np.array_equal(plain_bits(got), plain_bits(want))
 
 
-def worst_ulp(got, exact, tolerance=0.0) -> tuple[float, int]:
+def worst_ulp(
+    got: np.ndarray, exact: np.ndarray, tolerance: np.ndarray | float = 0.0
+) -> tuple[float, int]:
     """The largest error in ULP of got's dtype, and where; none up to the tolerance."""
     info = finfo(got.dtype.type)
     lowest, beyond = info.minexp - info.nmant, 2.0 ** (info.maxexp - 1)
@@ -146,7 +152,10 @@ class Examination:
         self.worst = dict.fromkeys(("forward", "backward"), 0.0)
         self.digest = hashlib.sha256()
 
-    def checks(self, kind: str, dtype: type) -> None:
+    def checks(self, kind: str, dtype: Type) -> None:
+        raise NotImplementedError
+
+    def slope(self) -> None:
         raise NotImplementedError
 
     def report(self) -> Report:
@@ -166,7 +175,7 @@ class Examination:
 
     def note(self, *arrays: np.ndarray) -> None:
         for array in arrays:
-            self.digest.update(plain_bits(array))
+            self.digest.update(plain_bits(array).tobytes())
 
 
 class OfFunction(Examination):
@@ -180,13 +189,13 @@ class OfFunction(Examination):
         self.value, self.gradient = pairs[name]
         self.params = parameters(self.function)
 
-    def checks(self, kind: str, dtype: type) -> None:
+    def checks(self, kind: str, dtype: Type) -> None:
         self.errors(kind, dtype)
         self.same_bits(kind, dtype)
         if not self.gated:
             self.fused(kind, dtype)
 
-    def data(self, dtype: type) -> tuple[np.ndarray, ...]:
+    def data(self, dtype: Type) -> tuple[np.ndarray, ...]:
         """dy and x, of which dy is 1; or dy, x and a gate, of which only the gate is extreme."""
         last = inputs(dtype)
         if not self.gated:
@@ -196,24 +205,24 @@ class OfFunction(Examination):
         dy, x = ((rng.standard_normal(last.size) * 4).astype(dtype) for _ in range(2))
         return dy, x, last
 
-    def given(self, dtype: type) -> tuple:
+    def given(self, dtype: Type) -> Params:
         return typed(self.function, self.params, dtype)
 
-    def slopes(self, dy, *data) -> tuple[np.ndarray, ...]:
+    def slopes(self, dy: np.ndarray, *data: np.ndarray) -> tuple[np.ndarray, ...]:
         """The gradients of x, and of the gate; a learned parameter's is a sum: see fused()."""
         gradients = together(self.function.backward(dy, *data, *self.given(data[0].dtype.type)))
         return gradients[: len(data)]
 
-    def all_of(self, dy, *data) -> tuple[np.ndarray, ...]:
+    def all_of(self, dy: np.ndarray, *data: np.ndarray) -> tuple[np.ndarray, ...]:
         return self.function(*data, *self.given(data[0].dtype.type)), *self.slopes(dy, *data)
 
-    def errors(self, kind: str, dtype: type) -> None:
+    def errors(self, kind: str, dtype: Type) -> None:
         arrays = self.data(dtype)
         dy, *data = wide = [a.astype(np.float64) for a in arrays]
         exact = self.value(*data, *self.params), *together(self.gradient(*wide, *self.params))
         factor = np.abs(dy * data[0]) if self.gated else np.abs(dy)
-        slope, at = np.abs(exact[len(data)]), np.abs(data[-1])
-        near = (at > 0.5) & (at < 2) & (slope <= 2.0**-6 * factor)  # a zero of the derivative
+        slope, size = np.abs(exact[len(data)]), np.abs(data[-1])
+        near = (size > 0.5) & (size < 2) & (slope <= 2.0**-6 * factor)  # a zero of the derivative
         tolerance = np.where(near, NEAR_ZERO[kind] * factor, 0.0)
         floor = GATED_FLOOR * self.gated
         for k, (got, want) in enumerate(zip(self.all_of(*arrays), exact, strict=False)):
@@ -229,13 +238,13 @@ class OfFunction(Examination):
                 values = f"at {where}: {got[at].item()!r}, exact {want[at]!r}"
                 self.fail(column, f"{kind}, {error:.4g} ULP, {bound:.4g} promised, {values}")
 
-    def same_bits(self, kind: str, dtype: type) -> None:
+    def same_bits(self, kind: str, dtype: Type) -> None:
         """One thread and many; slices and views; arrays of parameters; `out=`."""
         arrays = self.data(dtype)
         with fastact.num_threads(1):
             want = self.all_of(*arrays)
 
-        def compare(what: str, got, part=slice(None)) -> None:
+        def compare(what: str, got: Iterable[np.ndarray], part: slice = slice(None)) -> None:
             if not all(same(a, b[part]) for a, b in zip(got, want, strict=True)):
                 self.fail("bits", f"{kind}: other bits {what}")
 
@@ -257,7 +266,7 @@ class OfFunction(Examination):
         compare("with out=", self.into(arrays, [np.empty_like(a) for a in want]))
         compare("in place", self.in_place(arrays))
 
-    def into(self, arrays: tuple, out: list[np.ndarray]) -> list[np.ndarray]:
+    def into(self, arrays: tuple[np.ndarray, ...], out: list[np.ndarray]) -> list[np.ndarray]:
         """The results, written to `out`."""
         dy, *data = arrays
         given = self.given(dy.dtype.type)
@@ -266,7 +275,7 @@ class OfFunction(Examination):
         self.function.backward(*arrays, *given, out=target)
         return out
 
-    def in_place(self, arrays: tuple) -> tuple[np.ndarray, ...]:
+    def in_place(self, arrays: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
         """The results, written over the inputs."""
         given = self.given(arrays[0].dtype.type)
         _, *data = (a.copy() for a in arrays)
@@ -275,11 +284,11 @@ class OfFunction(Examination):
         self.function.backward(dy, *data, *given, out=tuple(data) if self.gated else data[0])
         return y, *data
 
-    def fused(self, kind: str, dtype: type) -> None:
+    def fused(self, kind: str, dtype: Type) -> None:
         """BatchNorm + activation: the unfused sequence bit for bit, and the reference."""
         x, dy, affine = batch(dtype, 31)
         given = typed(self.function, self.params, dtype, len(affine["weight"]))
-        fusion = {
+        fusion: dict[str, Any] = {
             "activation": self.name,
             "activation_params": dict(zip(self.function.parameters, given, strict=True)),
         }
@@ -299,7 +308,15 @@ class OfFunction(Examination):
             self.fail("fused", f"{kind}: the backward is not that of the two calls")
         self.like_the_reference(kind, x, dy, {**affine, **fusion}, y, grads)
 
-    def like_the_reference(self, kind: str, x, dy, arguments: dict, y, grads) -> None:
+    def like_the_reference(
+        self,
+        kind: str,
+        x: np.ndarray,
+        dy: np.ndarray,
+        arguments: dict[str, Any],
+        y: np.ndarray,
+        grads: fastact.BatchNormGradients,
+    ) -> None:
         """A fused BatchNorm, but for a few results on the other side of a kink or a tie."""
         exact, exact_ctx = reference.batch_norm_forward(
             x.astype(np.float64), round_to=x.dtype, **arguments
@@ -308,8 +325,9 @@ class OfFunction(Examination):
         pairs = [("y", y, exact)]
         for field in ("x", "weight", "bias"):
             pairs.append((f"d{field}", getattr(grads, field), getattr(exact_grads, field)))
+        exact_params = exact_grads.activation_params or {}
         for name, result in (grads.activation_params or {}).items():
-            pairs.append((f"d{name}", result, exact_grads.activation_params[name]))
+            pairs.append((f"d{name}", result, exact_params[name]))
         for what, result, want in pairs:
             scale = finfo(x.dtype.type).eps * np.abs(want).max()
             share = np.mean(~(np.abs(result - want) <= 8 * scale))
@@ -330,7 +348,7 @@ class OfFunction(Examination):
             self.fail("slope", f"{off.sum()} gradients are not the slope, first at {at!r}")
 
 
-def batch(dtype: type, length: int) -> tuple[np.ndarray, np.ndarray, dict]:
+def batch(dtype: Type, length: int) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     """x and dy of 19 channels; weight and bias."""
     rng, channels = np.random.default_rng(SEED), 19
     x, dy = (rng.standard_normal((23, channels, length)).astype(dtype) for _ in range(2))
@@ -342,11 +360,11 @@ def batch(dtype: type, length: int) -> tuple[np.ndarray, np.ndarray, dict]:
 class OfBatchNorm(Examination):
     """BatchNorm without an activation: exact by itself, its gradients, the same bits."""
 
-    def checks(self, kind: str, dtype: type) -> None:
+    def checks(self, kind: str, dtype: Type) -> None:
         self.errors(kind, dtype)
         self.same_bits(kind, dtype)
 
-    def errors(self, kind: str, dtype: type) -> None:
+    def errors(self, kind: str, dtype: Type) -> None:
         x, dy, _ = batch(dtype, 31)
         x += dtype(3)
         z, ctx = fastact.batch_norm_forward(x)
@@ -373,11 +391,11 @@ class OfBatchNorm(Examination):
         if off.any():
             self.fail("backward", f"{kind}: {off.sum()} gradients differ from the reference")
 
-    def same_bits(self, kind: str, dtype: type) -> None:
+    def same_bits(self, kind: str, dtype: Type) -> None:
         """One thread and many, channels first and last, strided."""
         x, dy, affine = batch(dtype, 257)
 
-        def all_of(x, dy) -> tuple[np.ndarray, ...]:
+        def all_of(x: np.ndarray, dy: np.ndarray) -> tuple[np.ndarray, ...]:
             y, ctx = fastact.batch_norm_forward(x, **affine)
             grads = fastact.batch_norm_backward(dy, ctx)
             return y, grads.x, grads.weight, grads.bias, ctx.mean, ctx.var
@@ -433,7 +451,7 @@ def run_worker(isa: str) -> Iterator[Report]:
     command = [sys.executable, "-c", "from fastact._verify import worker; worker()"]
     environment = {**os.environ, "FASTACT_ISA": isa}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        for line in process.stdout:
+        for line in process.stdout or ():
             yield json.loads(line)
     if process.returncode:
         raise RuntimeError(f"the process for {isa} ended with status {process.returncode}")
@@ -455,7 +473,8 @@ def run_workers(isas: list[str], tick: Callable[[str], None]) -> list[Report]:
 
 def other_bits(reports: list[Report]) -> list[str]:
     """Instruction sets with fused multiply-add must agree; the baseline need not."""
-    failures, seen = [], {}
+    failures: list[str] = []
+    seen: dict[str, Report] = {}
     for report in reports:
         if report["isa"] != "baseline":
             known = seen.setdefault(report["name"], report)
