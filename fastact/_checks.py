@@ -38,7 +38,7 @@ def real_number(name: str, value: Any, low: float, high: float) -> float:
     return number
 
 
-def integer(name: str, value: object) -> int:
+def integer(name: str, value: Any) -> int:
     if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
         raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
     return operator.index(value)

@@ -194,7 +194,7 @@ def split(key: str, source: str) -> tuple[str, str | None]:
     """The layer's place and torch's name of the array; None for anything else."""
     names, separator = NAMINGS[source]
     spelled = key.removesuffix(":0")
-    candidates = [*zip(names, TORCH, strict=True)]
+    candidates: list[tuple[str, str]] = [*zip(names, TORCH, strict=True)]
     if source == "keras":
         candidates += zip(NUMBERED, TORCH, strict=True)
     else:

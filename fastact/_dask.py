@@ -129,13 +129,19 @@ def check_along(along: Options, x: Lazy, axis: int) -> Along:
     return lazy
 
 
+def from_array(array: np.ndarray, chunks: Any) -> Lazy:
+    import dask.array as da
+
+    return da.from_array(array, chunks=chunks)
+
+
 def without_channels(name: str, value: Any, x: Lazy, axis: int) -> Lazy:
     """A dask array of x's shape and chunks without the channel axis."""
     import dask.array as da
 
     shape = x.shape[:axis] + x.shape[axis + 1 :]
     chunks = x.chunks[:axis] + x.chunks[axis + 1 :]
-    value = value if is_lazy(value) else da.from_array(np.asarray(value), chunks=-1)
+    value = value if is_lazy(value) else from_array(np.asarray(value), -1)
     if same_shape(value.shape, shape):
         return value if value.chunks == chunks else value.rechunk(chunks)
     along = zip(value.shape, chunks[len(chunks) - value.ndim :], strict=False)
@@ -151,7 +157,6 @@ def without_channels(name: str, value: Any, x: Lazy, axis: int) -> Lazy:
 
 def like_x(name: str, value: Any, x: Lazy) -> Lazy:
     """A dask array of x's dtype and chunks, of one that is lazy or not."""
-    import dask.array as da
 
     lazy = is_lazy(value)
     value = value if lazy else checks.float_array(name, value)
@@ -160,7 +165,7 @@ def like_x(name: str, value: Any, x: Lazy) -> Lazy:
     if not same_shape(value.shape, x.shape):
         raise ValueError(f"{name}: shape {value.shape} is not accepted; expected x's, {x.shape}")
     if not lazy:
-        return da.from_array(value, chunks=x.chunks)
+        return from_array(value, x.chunks)
     return value if value.chunks == x.chunks else value.rechunk(x.chunks)
 
 
@@ -192,7 +197,7 @@ def blocks_of(x: Lazy, axis: int, arrays: Along) -> np.ndarray:
 def lazy_stats(x: Lazy, axis: int, along: Along) -> Lazy:
     """(5, C): count, mean and m2 with their low parts; chunks as x's channels are."""
     import dask.array as da
-    from dask import delayed
+    from dask.delayed import delayed
 
     arrays = {"x": x, "mask": along["mask"], "sample_weight": along["sample_weight"]}
     of_block, rows_of = delayed(batch_norm_stats, pure=True), delayed(stats_rows, pure=True)
@@ -204,7 +209,7 @@ def lazy_stats(x: Lazy, axis: int, along: Along) -> Lazy:
 
 
 def tree(parts: list[Lazy], merge: Callable[..., Any]) -> Lazy:
-    from dask import delayed
+    from dask.delayed import delayed
 
     merge = delayed(merge, pure=True)
     while len(parts) > 1:
@@ -219,11 +224,10 @@ def stats_rows(stats: BatchStats) -> np.ndarray:
 
 def constant(x: Lazy, axis: int, running: Running) -> Lazy:
     """Running statistics in the same rows, for one value."""
-    import dask.array as da
 
     rows = np.zeros((5, x.shape[axis]))
     rows[0], rows[1], rows[3] = 1.0, running[0], running[1]
-    return da.from_array(rows, chunks=((5,), x.chunks[axis]))
+    return from_array(rows, ((5,), x.chunks[axis]))
 
 
 def variance(rows: Lazy) -> Lazy:
@@ -259,7 +263,7 @@ def blockwise(
         pairs += [array, index if array.ndim == x.ndim else rest]
     for value in (given["weight"], given["bias"], *given["params"].values()):
         each = value is not None and np.shape(value) == (x.shape[axis],)
-        lazy = da.from_array(np.array(value), chunks=(x.chunks[axis],)) if each else value
+        lazy = from_array(np.array(value), (x.chunks[axis],)) if each else value
         pairs += [lazy, channel if each else None]
     return da.blockwise(
         functools.partial(on_block, function, tuple(arrays), tuple(given["params"])),
@@ -352,7 +356,7 @@ def backward(dy: object, ctx: LazyContext, out: object) -> BatchNormGradients:
 def lazy_sums(arrays: Along, ctx: LazyContext) -> tuple[Lazy, Callable[[str, Any], Lazy]]:
     """(3, C) sums, and a function that gives the gradient of a small array by its name."""
     import dask.array as da
-    from dask import delayed
+    from dask.delayed import delayed
 
     x, axis = ctx.x, ctx._call.axis
     reduce, finish = delayed(reduce_block, pure=True), delayed(small_gradients, pure=True)

@@ -221,7 +221,7 @@ def time_epochs(
     The two take turns, and turns at going first, so that a change in the machine's speed meets
     both; the fastest, because a busy machine only ever adds. The first round warms up.
     """
-    networks = [Network(backend, activation, seed) for backend in (fastact, _demo_numpy)]
+    networks = [Network(fastact, activation, seed), Network(_demo_numpy, activation, seed)]
     seconds = [math.inf, math.inf]
     for round_ in range(TIMED_ROUNDS + 1):
         for side in (0, 1) if round_ % 2 else (1, 0):

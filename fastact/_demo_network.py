@@ -47,9 +47,8 @@ def load_digits() -> Digits:
 
     images, labels = load(return_X_y=True)
     images = (images / 16).astype(np.float32)
-    train_x, test_x, train_y, test_y = train_test_split(
-        images, labels, test_size=0.2, stratify=labels, random_state=0
-    )
+    parts: Any = train_test_split(images, labels, test_size=0.2, stratify=labels, random_state=0)
+    train_x, test_x, train_y, test_y = parts
     padded = np.pad(train_x.reshape(-1, 8, 8), ((0, 0), (1, 1), (1, 1)))
     corners = itertools.product(range(3), repeat=2)
     moved = [padded[:, r : r + 8, c : c + 8].reshape(-1, 64) for r, c in corners]

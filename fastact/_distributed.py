@@ -134,19 +134,16 @@ class Header:
         """Runs `check` and exchanges what it gives; what it made, and the header. An error of any
         rank is raised on every rank."""
         row = np.zeros(cls.SIZE)
-        made: Made
-        error: Exception | None = None
         try:
             made, row[1], row[2], agreed = check()
             row[3 : 3 + len(AGREED)] = agreed
         except Exception as problem:
-            error = problem
             row[:] = 0.0
             row[0] = 1 + kind_of(problem)
             row[-TEXT:] = packed(str(problem))
+            cls(group, row)
+            raise
         header = cls(group, row)
-        if error is not None:
-            raise error
         header.raise_errors()
         return made, header
 

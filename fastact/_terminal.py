@@ -13,8 +13,8 @@ COLOURS = {"red": "31", "green": "32"}
 
 def colour(text: str, name: str, stream: TextIO | None = None) -> str:
     """The text in a colour, if the stream is a terminal and NO_COLOR is not set (no-color.org)."""
-    stream = sys.stdout if stream is None else stream
-    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not stream.isatty()
+    out: TextIO = sys.stdout if stream is None else stream
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not out.isatty()
     return text if plain else f"\x1b[{COLOURS[name]}m{text}\x1b[0m"
 
 

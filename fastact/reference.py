@@ -44,9 +44,11 @@ import functools
 import inspect
 import math
 from decimal import Decimal
+from typing import Any
 
 import numpy as np
 
+_Value = Any  # a number or an array
 _quiet = np.errstate(all="ignore")
 
 
@@ -108,31 +110,31 @@ def _times_pair(x, constant):
 # ---- exp and the logistic function -----------------------------------------------------------
 
 
-def _exp(hi, lo=0.0, factor=1.0):
+def _exp(hi, lo: _Value = 0.0, factor=1.0):
     """factor * exp(hi + lo), rounded once where it is subnormal; hi <= 0, lo tiny."""
     half = np.exp(0.5 * hi)
     value = np.where(hi > -700.0, factor * np.exp(hi), factor * half * half)
     return value + value * lo
 
 
-def _exp_minus_abs(hi, lo=0.0, factor=1.0):
+def _exp_minus_abs(hi, lo: _Value = 0.0, factor=1.0):
     """factor * exp(-|hi + lo|)."""
     return _exp(-np.abs(hi), np.where(hi < 0, lo, -lo), factor)
 
 
-def _logistic(hi, lo=0.0):
+def _logistic(hi, lo: _Value = 0.0):
     """1 / (1 + exp(-w)) for w = hi + lo, with an exponential that cannot overflow."""
     e = _exp_minus_abs(hi, lo)
     return np.where(hi < 0, e, 1.0) / (1.0 + e)
 
 
-def _gate(x, hi, lo=0.0):
+def _gate(x, hi, lo: _Value = 0.0):
     """x * logistic(w) for w = hi + lo of the sign of x."""
     e = _exp_minus_abs(hi, lo)
     return np.where(hi < 0, _exp_minus_abs(hi, lo, np.maximum(x, -1e3)), x) / (1.0 + e)
 
 
-def _gate_slope(xdw, hi, lo=0.0):
+def _gate_slope(xdw, hi, lo: _Value = 0.0):
     """d/dx of x * logistic(w): s + x w' s (1 - s), where xdw = x w' and s = logistic(w).
 
     With e = exp(-|w|) it is (1 + e + e x w') / (1 + e)^2 right of 0 and
@@ -301,7 +303,7 @@ def selu_backward(dy, x):
     return dy * np.where(x > 0, _SELU_SCALE, _exp_minus_abs(x, factor=_SELU_SCALE_ALPHA))
 
 
-def _grown(hi, lo=0.0, factor=1.0):
+def _grown(hi, lo: _Value = 0.0, factor=1.0):
     """factor * exp(hi + lo) for any hi, where factor may be small and exp(hi) overflow."""
     large = factor * np.exp(700.0) * np.exp(np.minimum(hi, 1400.0) - 700.0)
     near = np.where(hi < 709.0, factor * np.exp(np.minimum(hi, 709.0)), large)
@@ -608,7 +610,7 @@ def exponential_backward(dy, x):
 
 _SQRT1_2 = _pair("0.707106781186547524400844362104849039284835938")
 _PHI_0 = 0.398942280401432677939946059934381868  # 1 / sqrt(2 pi)
-_erfc = np.frompyfunc(math.erfc, 1, 1)
+_erfc: Any = np.frompyfunc(math.erfc, 1, 1)  # an array of objects
 
 
 def _phi(x, factor=1.0):
@@ -711,7 +713,7 @@ def gelu_tanh_backward(dy, x):
 _SILU_SLOPE_ZERO = _pair("-1.27846454276107379510935873902298015543947749")
 
 
-def _silu_slope(hi, lo=0.0):
+def _silu_slope(hi, lo: _Value = 0.0):
     """s (1 + w (1 - s)) with s = logistic(w), w = hi + lo. It is 0 at -1.2785."""
     z = np.clip(hi, -1e3, 1e3)
     zero_hi, zero_lo = _SILU_SLOPE_ZERO

@@ -90,7 +90,8 @@ class Job:
         y, ctx = fastact.batch_norm_forward(self.x, **self.options)
         grads = fastact.batch_norm_backward(self.dy, ctx)
         self.channels = self.checked_channels()
-        x, options = self.some(self.x), self.options_of(self.channels) | {"round_to": np.float32}
+        x, options = self.some(self.x), self.options_of(self.channels)
+        options["round_to"] = np.float32
         exact, exact_ctx = reference.batch_norm_forward(x, **options)
         right = reference.batch_norm_backward(self.some(self.dy), exact_ctx)
         hold("forward", self.some(y), exact)
@@ -100,7 +101,8 @@ class Job:
                 f"gradient of {field}", getattr(grads, field)[self.channels], getattr(right, field)
             )
         evaluated = fastact.batch_norm(self.x, **self.options)
-        options = self.options_of(self.channels) | {"round_to": np.float32}
+        options = self.options_of(self.channels)
+        options["round_to"] = np.float32
         hold("evaluation", self.some(evaluated), reference.batch_norm(x, **options))
         self.exact_forward = exact.astype(np.float32)
         self.exact_gradient = right.x.astype(np.float32)
@@ -176,7 +178,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 SUITE = Suite(
     "batchnorm",
-    __doc__.splitlines()[0],
+    str(__doc__).splitlines()[0],
     ("torch", "compile", "jax"),
     groups,
     add_arguments,

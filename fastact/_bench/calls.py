@@ -87,7 +87,7 @@ def groups(options: argparse.Namespace) -> list[Group]:
 
 SUITE = Suite(
     "calls",
-    __doc__.splitlines()[0],
+    str(__doc__).splitlines()[0],
     ("torch", "compile", "jax"),
     groups,
     example="python bench/calls.py --against torch",

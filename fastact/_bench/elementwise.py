@@ -167,7 +167,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 SUITE = Suite(
     "elementwise",
-    __doc__.splitlines()[0],
+    str(__doc__).splitlines()[0],
     ("numpy", "scipy", "numexpr", "torch", "compile", "jax"),
     groups,
     add_arguments,

@@ -175,7 +175,7 @@ def groups(options: argparse.Namespace) -> list[Group]:
     ]
 
 
-SUITE = Suite("onednn", __doc__.splitlines()[0], ("onednn",), groups,
+SUITE = Suite("onednn", str(__doc__).splitlines()[0], ("onednn",), groups,
               example="python bench/onednn.py")  # fmt: skip
 
 if __name__ == "__main__":

@@ -74,7 +74,8 @@ class Torch(Peer):
         operator = getattr(call, "func", call)
         name, keywords = operator.__name__, getattr(call, "keywords", {})
         overload = getattr(getattr(torch.ops.aten, name, None), "out", None)
-        for option in (getattr(torch._C._nn, name, None), operator, overload):
+        private: Any = torch._C
+        for option in (getattr(private._nn, name, None), operator, overload):
             if option is None:
                 continue
             try:

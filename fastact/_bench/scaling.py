@@ -191,7 +191,9 @@ def groups(options: argparse.Namespace) -> list[Group]:
     ]
 
 
-SUITE = Suite("scaling", __doc__.splitlines()[0], (), groups, example="python bench/scaling.py")
+SUITE = Suite(
+    "scaling", str(__doc__).splitlines()[0], (), groups, example="python bench/scaling.py"
+)
 
 if __name__ == "__main__":
     sys.exit(main(SUITE))

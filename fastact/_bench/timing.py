@@ -23,6 +23,7 @@ FEWEST = 3  # ... and so often needs no further rounds
 class Contender(Protocol):
     def time(self, repeats: int) -> float:
         """Seconds that a call takes, the mean of `repeats` in a row."""
+        ...
 
 
 class Statement:

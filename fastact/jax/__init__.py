@@ -9,8 +9,20 @@ They are custom calls through XLA's foreign function interface, registered when 
 nothing is compiled. fastact itself never imports jax.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from fastact.jax._activations import functions
 from fastact.jax._batch_norm import batch_norm
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import jax
+
+    def __getattr__(name: str) -> Callable[..., jax.Array]: ...  # the activations
+
 
 globals().update(functions)
 __all__ = [*functions, "batch_norm"]

@@ -9,13 +9,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 import fastact as fa
 from fastact._formula import Library, evaluate
 from fastact.jax._xla import Array, Attribute, register
 
 LIBRARY = Library(
-    (jax.Array, jax.core.Tracer),
+    (jax.Array, Tracer),
     jnp.where,
     {
         "exp": jnp.exp,
@@ -78,7 +79,7 @@ def _like(value: jax.Array) -> jax.ShapeDtypeStruct:
 def _call(target: str, results: Any, name: str, numbers: tuple[float, ...], *operands: Any) -> Any:
     # a broadcast parameter would not stay one under broadcast_all
     method = "sequential" if find(name).learned else "broadcast_all"
-    call = jax.ffi.ffi_call(target, results, vmap_method=method)
+    call: Callable[..., Any] = jax.ffi.ffi_call(target, results, vmap_method=method)
     return call(*operands, name=name, numbers=np.asarray(numbers, dtype=np.float64))
 
 

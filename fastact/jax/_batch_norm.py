@@ -14,7 +14,9 @@ import numpy as np
 import fastact as fa
 from fastact import _kernels
 from fastact._activation import activation as find_activation
+from fastact._context import BatchNormContext
 from fastact._fusion import fuse
+from fastact._normalization import batch_norm_backward, batch_norm_forward
 from fastact.jax._activations import check, composed
 from fastact.jax._xla import Array, Attribute, register
 
@@ -60,7 +62,7 @@ def forward(operands: list[Array], results: list[Array], given: Mapping[str, Att
             result[...] = value
     kept = results[2:] if running[0] is not None else [None, None]
     settings = _activation(given, small.pop("learned", None))
-    _, ctx = fa.batch_norm_forward(
+    _, ctx = batch_norm_forward(
         x, **small, running_mean=kept[0], running_var=kept[1], out=results[0],
         training=bool(given["training"]), momentum=given["momentum"], eps=given["eps"],
         axis=given["axis"], **settings,
@@ -76,13 +78,13 @@ def backward(operands: list[Array], results: list[Array], given: Mapping[str, At
     axis = int(given["axis"])
     arguments = _activation(given, small.get("learned"))
     fused = fuse(arguments.get("activation"), arguments.get("activation_params"), x.shape[axis])
-    ctx = fa.BatchNormContext(
+    ctx = BatchNormContext(
         x=x, mean=table[MEAN], var=table[VAR], count=x.size // max(x.shape[axis], 1),
         training=bool(given["training"]), _axis=axis, _table=table, _fused=fused,
         _weight=small["weight"].dtype if "weight" in small else None,
         _bias=small["bias"].dtype if "bias" in small else None,
     )  # fmt: skip
-    grads = fa.batch_norm_backward(dy, ctx, out=results[0])
+    grads = batch_norm_backward(dy, ctx, out=results[0])
     learned = next(iter((grads.activation_params or {}).values()), None)
     gradients = {"weight": grads.weight, "bias": grads.bias, "learned": learned}
     wanted = [gradients[key] for key in small if key in gradients]
@@ -133,14 +135,13 @@ def apply(settings: Settings, x: jax.Array, *small: jax.Array) -> Any:
 
 
 def _apply_forward(settings: Settings, x: jax.Array, *small: jax.Array) -> Any:
-    results = apply(settings, x, *small)
+    results: Any = apply(settings, x, *small)
     return results, (x, results[1], small)
 
 
 def _apply_backward(settings: Settings, kept: Any, outer: Any) -> Any:
     x, state, small = kept
-    dx, *rest = gradients(settings, outer[0], x, state, *small)
-    return dx, *rest
+    return gradients(settings, outer[0], x, state, *small)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -281,7 +282,8 @@ def batch_norm(
     settings = Settings(
         bool(training), float(momentum), float(eps), axis, name, numbers, tuple(given)
     )
-    y, _, mean, var = apply(settings, array, *given.values())
+    results: Any = apply(settings, array, *given.values())
+    y, _, mean, var = results
     if "running_mean" not in given:
         return y, None, None
     return y, jax.lax.stop_gradient(mean), jax.lax.stop_gradient(var)

@@ -160,7 +160,7 @@ def numbers(dtype: int, count: int, address: int) -> Array:
     kind = np.dtype(DTYPES[dtype])
     if count == 0:
         return np.empty(0, kind)
-    memory = (c.c_char * (count * kind.itemsize)).from_address(address)
+    memory: Any = (c.c_char * (count * kind.itemsize)).from_address(address)
     return np.frombuffer(memory, kind)
 
 

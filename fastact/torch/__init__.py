@@ -15,11 +15,23 @@ All are operators of `torch.library`: one node for torch.compile and torch.expor
 never imports torch.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from fastact.torch._activations import Activation, functions
 from fastact.torch._batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, batch_norm
 from fastact.torch._fuse import Report, fuse
 from fastact.torch._randomized import rrelu_training
 from fastact.torch._sync import Communicator, SyncBatchNorm
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    def __getattr__(name: str) -> Callable[..., Tensor]: ...  # the activations
+
 
 globals().update(functions)
 __all__ = [

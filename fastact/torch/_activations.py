@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,18 +22,25 @@ from fastact.torch import _composed
 from fastact.torch._tensors import array_of, check, empty_like
 
 Value = float | Tensor
+Operator = Callable[..., Any]  # a schema says what it takes and gives
+Context = Any  # torch.autograd's
 LIBRARY = torch.library.Library("fastact", "DEF")
 
 
-def threads() -> contextlib.AbstractContextManager:
+def threads() -> contextlib.AbstractContextManager[object]:
     """No more threads than torch would take: `torch.set_num_threads` is meant for us too."""
     limit = torch.get_num_threads()
     return fa.num_threads(limit) if limit < fa.get_num_threads() else contextlib.nullcontext()
 
 
 def define(
-    name: str, schema: str, kernel: Callable, fake: Callable, gradient: Callable, save: Callable
-) -> torch._ops.OpOverload:
+    name: str,
+    schema: str,
+    kernel: Operator,
+    fake: Operator,
+    gradient: Callable[..., Any],
+    save: Callable[[Context, tuple[Any, ...], Any], None],
+) -> Operator:
     """Registers an operator. Its kernel is asked for every device, to refuse the others clearly.
 
     `torch.library.register_autograd` would do the same with 40 us more a call of BatchNorm, most of
@@ -42,11 +49,11 @@ def define(
     LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
     LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(f"fastact::{name}", fake, lib=LIBRARY)
-    operator = getattr(torch.ops.fastact, name).default
+    operator: Operator = getattr(torch.ops.fastact, name).default
 
     class Differentiable(torch.autograd.Function):
         @staticmethod
-        def forward(ctx, *inputs):
+        def forward(ctx: Context, *inputs: Any) -> Any:
             with torch._C._AutoDispatchBelowAutograd():
                 output = operator(*inputs)
             save(ctx, inputs, output)
@@ -54,9 +61,11 @@ def define(
 
         backward = staticmethod(gradient)
 
-    def autograd(*inputs):
+    apply: Operator = Differentiable.apply
+
+    def autograd(*inputs: Any) -> Any:
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs):
-            return Differentiable.apply(*inputs)
+            return apply(*inputs)
         with torch._C._AutoDispatchBelowAutograd():
             return operator(*inputs)
 
@@ -69,7 +78,7 @@ def second_tensor(function: fa.Activation) -> tuple[str, ...]:
     return ("gate",) if function.gated else function.learned
 
 
-def _check(function: fa.Activation, x: Tensor, rest: tuple) -> None:
+def _check(function: fa.Activation, x: Tensor, rest: tuple[Any, ...]) -> None:
     check("x", x)
     for name, second in zip(second_tensor(function), rest, strict=False):
         check(name, second)
@@ -105,7 +114,7 @@ def define_activation(function: fa.Activation) -> str:
     tensors = 1 + len(beside)
     backward = _define_backward(function, inputs, tensors)
 
-    def kernel(x: Tensor, *rest: Tensor | float) -> Tensor:
+    def kernel(x: Tensor, *rest: Any) -> Tensor:
         _check(function, x, rest)
         array = array_of("x", x)
         result, out = empty_like(x, array)
@@ -113,15 +122,15 @@ def define_activation(function: fa.Activation) -> str:
             function(array, *_arrays(beside, rest), out=out)
         return result
 
-    def fake(x: Tensor, *rest: Tensor | float) -> Tensor:
+    def fake(x: Tensor, *rest: Any) -> Tensor:
         _check(function, x, rest)
         return torch.empty_like(x)
 
-    def save(ctx, inputs: tuple, output: Tensor) -> None:
+    def save(ctx: Context, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs[:tensors])
         ctx.numbers = inputs[tensors:]
 
-    def gradient(ctx, dy: Tensor):
+    def gradient(ctx: Context, dy: Tensor) -> tuple[Tensor | None, ...]:
         gradients = backward(dy, *ctx.saved_tensors, *ctx.numbers)
         gradients = gradients if isinstance(gradients, tuple) else (gradients,)
         return *gradients, *[None] * len(ctx.numbers)
@@ -130,11 +139,11 @@ def define_activation(function: fa.Activation) -> str:
     return name
 
 
-def _define_backward(function: fa.Activation, inputs: str, tensors: int) -> torch._ops.OpOverload:
+def _define_backward(function: fa.Activation, inputs: str, tensors: int) -> Operator:
     beside = second_tensor(function)
     results = "(Tensor, Tensor)" if beside else "Tensor"
 
-    def kernel(dy: Tensor, x: Tensor, *rest: Tensor | float):
+    def kernel(dy: Tensor, x: Tensor, *rest: Any) -> Tensor | tuple[Tensor, Tensor]:
         arrays = array_of("dy", dy), array_of("x", x), *_arrays(beside, rest)
         dx, out = empty_like(x, arrays[1])
         if not beside:
@@ -152,17 +161,17 @@ def _define_backward(function: fa.Activation, inputs: str, tensors: int) -> torc
         array_of("second", second)[...] = gradient
         return dx, second
 
-    def fake(dy: Tensor, x: Tensor, *rest: Tensor | float):
+    def fake(dy: Tensor, x: Tensor, *rest: Any) -> Tensor | tuple[Tensor, Tensor]:
         check("dy", dy)
         dx = torch.empty_like(x)
         return (dx, torch.empty_like(rest[0])) if beside else dx
 
-    def save(ctx, inputs: tuple, output) -> None:
+    def save(ctx: Context, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.save_for_backward(*inputs[: 1 + tensors])
         ctx.numbers = inputs[1 + tensors :]
         ctx.set_materialize_grads(False)
 
-    def gradient(ctx, *outer: Tensor | None):
+    def gradient(ctx: Context, *outer: Tensor | None) -> tuple[Tensor | None, ...]:
         numbers = dict(
             zip(list(function.parameters)[len(function.learned) :], ctx.numbers, strict=True)
         )
@@ -180,23 +189,27 @@ def _define_backward(function: fa.Activation, inputs: str, tensors: int) -> torc
     )  # fmt: skip
 
 
-def _arrays(beside: tuple[str, ...], rest: tuple) -> list:
+def _arrays(beside: tuple[str, ...], rest: tuple[Any, ...]) -> list[Any]:
     count = len(beside)
     return [*map(array_of, beside, rest[:count]), *rest[count:]]
 
 
-def second_order(composed: Callable, saved: tuple, outer: tuple) -> tuple:
+def second_order(
+    composed: Callable[..., Tensor], saved: tuple[Tensor, ...], outer: tuple[Tensor | None, ...]
+) -> tuple[Tensor, ...]:
     """What a backward operator's own backward gives: the gradients of sum(outer * the function's
     gradients) in (dy, inputs...), for a function that is composed of torch's operations."""
 
-    def first_order(dy: Tensor, *inputs: Tensor) -> tuple:
-        return torch.func.vjp(composed, *inputs)[1](dy)
+    def first_order(dy: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+        found: tuple[Tensor, ...] = torch.func.vjp(composed, *inputs)[1](dy)
+        return found
 
-    gradients, pull = torch.func.vjp(first_order, *saved)
-    return pull(tuple([
+    gradients, pull = torch.func.vjp(first_order, *saved)[:2]
+    second: tuple[Tensor, ...] = pull(tuple([
         torch.zeros_like(mine) if given is None else given.to(mine.dtype)
         for given, mine in zip(outer, gradients, strict=True)
     ]))  # fmt: skip
+    return second
 
 
 # ---- functions -----------------------------------------------------------------------------------
@@ -247,7 +260,7 @@ def make_function(function: fa.Activation) -> Callable[..., Tensor]:
     body = f"return {operator}({arguments})"
     if function.gated:
         body = f"if x.shape != gate.shape: x, gate = torch.broadcast_tensors(x, gate)\n    {body}"
-    made: dict[str, Callable] = {}
+    made: dict[str, Callable[..., Tensor]] = {}
     exec(f"def {function.name}({header}):\n    {body}", globals(), made)
     result = made[function.name]
     result.__module__ = "fastact.torch"
@@ -333,7 +346,7 @@ def settle(activation: str | fa.Activation | None, params: Mapping[str, Value] |
             raise TypeError(
                 f"activation_params: {activation} has no parameter {key!r}; accepted: {accepted}"
             )
-    complete = {**defaults, **(params or {})}
+    complete: dict[str, Any] = {**defaults, **(params or {})}
     for key, value in complete.items():
         if value is None:
             raise TypeError(f"activation_params[{key!r}]: missing; {activation} requires it")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,12 +11,15 @@ from torch import Tensor
 
 import fastact as fa
 from fastact import _kernels
-from fastact._fusion import fuse
+from fastact._context import BatchNormContext
+from fastact._fusion import Fused, fuse
+from fastact._normalization import batch_norm_backward, batch_norm_forward
 from fastact._running import Update, track
 from fastact.torch import _composed
 from fastact.torch._activations import (
     LIBRARY,
     Activation,
+    Context,
     Settings,
     Value,
     _broadcasts,
@@ -43,15 +46,15 @@ TENSORS = 4  # weight, bias, learned, residual
 ROWS, MEAN, VAR = _kernels.STATISTICS, _kernels.MEAN, _kernels.VAR
 
 
-def _pack(ctx: fa.BatchNormContext) -> Tensor:
+def _pack(ctx: BatchNormContext) -> Tensor:
     return torch.from_numpy(ctx._table.copy())
 
 
 def _unpack(
     x: np.ndarray, table: np.ndarray, weight: Tensor | None, bias: Tensor | None,
-    residual: Tensor | None, training: bool, fused: object,
-) -> fa.BatchNormContext:  # fmt: skip
-    return fa.BatchNormContext(
+    residual: Tensor | None, training: bool, fused: Fused,
+) -> BatchNormContext:  # fmt: skip
+    return BatchNormContext(
         x=x, mean=table[MEAN], var=table[VAR], count=x.size // max(x.shape[AXIS], 1),
         training=training, _axis=AXIS, _table=table, _fused=fused,
         _weight=None if weight is None else array_of("weight", weight).dtype,
@@ -60,11 +63,13 @@ def _unpack(
     )  # fmt: skip
 
 
-def _activation(name: str, numbers: list[float], learned: Tensor | None, channels: int) -> dict:
+def _activation(
+    name: str, numbers: list[float], learned: Tensor | None, channels: int
+) -> dict[str, Any]:
     """The arguments of fastact.batch_norm that say which activation follows."""
     if not name:
         return {}
-    params = dict(_named(name, numbers))
+    params: dict[str, Any] = dict(_named(name, numbers))
     if learned is not None:
         array = array_of("learned", learned)
         alone = array.size == 1 and channels != 1
@@ -95,7 +100,7 @@ def _forward(
         "residual": residual,
     }  # fmt: skip
     with threads():
-        _, ctx = fa.batch_norm_forward(
+        _, ctx = batch_norm_forward(
             array, training=training, eps=eps, axis=AXIS, out=out,
             **{name: None if a is None else array_of(name, a) for name, a in others.items()},
             **_activation(activation, numbers, learned, x.shape[AXIS]),
@@ -103,12 +108,12 @@ def _forward(
     return y, _pack(ctx)
 
 
-def _fake_forward(x: Tensor, *rest) -> tuple[Tensor, Tensor]:
+def _fake_forward(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     check("x", x)
     return torch.empty_like(x), x.new_empty((ROWS, x.shape[AXIS]), dtype=torch.float64)
 
 
-def _save_forward(ctx, inputs: tuple, output: tuple) -> None:
+def _save_forward(ctx: Context, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x, _, _, *others = inputs
     ctx.settings = others[TENSORS:-1]
     ctx.save_for_backward(x, output[1], *others[:TENSORS])
@@ -116,7 +121,7 @@ def _save_forward(ctx, inputs: tuple, output: tuple) -> None:
     ctx.set_materialize_grads(False)
 
 
-def _gradient(ctx, dy: Tensor | None, _: Tensor | None):
+def _gradient(ctx: Context, dy: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
     x, state, *others = ctx.saved_tensors
     nothing = [None] * (len(ctx.settings) + 1)
     if dy is None:
@@ -132,7 +137,7 @@ def _backward(
     dy: Tensor, x: Tensor, state: Tensor, weight: Tensor | None, bias: Tensor | None,
     learned: Tensor | None, residual: Tensor | None, training: bool, eps: float, activation: str,
     numbers: list[float],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, ...]:  # fmt: skip
     """(dx, dweight, dbias, dlearned, dresidual), empty but dx where there is no such tensor."""
     array = array_of("x", x)
     dx, out = empty_like(x, array)
@@ -140,35 +145,35 @@ def _backward(
     fused = fuse(arguments.get("activation"), arguments.get("activation_params"), x.shape[AXIS])
     ctx = _unpack(array, array_of("state", state), weight, bias, residual, training, fused)
     with threads():
-        grads = fa.batch_norm_backward(array_of("dy", dy), ctx, out=out)
+        grads = batch_norm_backward(array_of("dy", dy), ctx, out=out)
     params = grads.activation_params or {}
     found = (grads.weight, grads.bias, next(iter(params.values()), None), grads.residual)
     tensors = (weight, bias, learned, residual)
     return dx, *[_like(tensor, g) for tensor, g in zip(tensors, found, strict=True)]
 
 
-def _like(tensor: Tensor | None, values: np.ndarray | None) -> Tensor:
+def _like(tensor: Tensor | None, values: Any) -> Tensor:
     """A gradient of a tensor; an empty one where there is no such tensor."""
     if tensor is None:
         return torch.empty(0)
-    return tensor_of(np.reshape(values, tensor.shape), tensor.dtype)
+    return tensor_of(np.reshape(values, tuple(tensor.shape)), tensor.dtype)
 
 
-def _fake_backward(dy: Tensor, x: Tensor, state: Tensor, *rest):
+def _fake_backward(dy: Tensor, x: Tensor, state: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     likes = [*rest[: TENSORS - 1], None if rest[TENSORS - 1] is None else x]
     return torch.empty_like(x), *[
         x.new_empty(0, dtype=torch.float32) if t is None else torch.empty_like(t) for t in likes
     ]
 
 
-def _save_backward(ctx, inputs: tuple, output: tuple) -> None:
+def _save_backward(ctx: Context, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     dy, x, state, *rest = inputs
     ctx.save_for_backward(dy, x, state, *rest[:TENSORS])
     ctx.settings = rest[TENSORS:]
     ctx.set_materialize_grads(False)
 
 
-def _second_gradient(ctx, *outer: Tensor | None):
+def _second_gradient(ctx: Context, *outer: Tensor | None) -> tuple[Tensor | None, ...]:
     dy, x, state, *others = ctx.saved_tensors
     training, eps, activation, numbers = ctx.settings
     present = [tensor is not None for tensor in others]
@@ -176,7 +181,10 @@ def _second_gradient(ctx, *outer: Tensor | None):
     def composed(x: Tensor, *given: Tensor) -> Tensor:
         left = iter(given)
         tensors = [next(left) if there else None for there in present]
-        return _composed_batch_norm(x, state, *tensors, training, eps, activation, numbers)
+        return _composed_batch_norm(
+            x, state, *tensors,
+            training=training, eps=eps, activation=activation, numbers=numbers,
+        )  # fmt: skip
 
     wanted = [outer[0], *[g for g, there in zip(outer[1:], present, strict=True) if there]]
     given = [tensor for tensor in others if tensor is not None]
@@ -187,7 +195,7 @@ def _second_gradient(ctx, *outer: Tensor | None):
 
 def _composed_batch_norm(
     x: Tensor, state: Tensor, weight: Tensor | None, bias: Tensor | None, learned: Tensor | None,
-    residual: Tensor | None, training: bool, eps: float, activation: str, numbers: list[float],
+    residual: Tensor | None, *, training: bool, eps: float, activation: str, numbers: list[float],
 ) -> Tensor:  # fmt: skip
     """The same of torch's operations, for second derivatives."""
     wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
@@ -312,6 +320,7 @@ def _apply(
     name, numbers, learned = settings
     residual = None if residual is None else residual.expand_as(x)
     statistics = (None, None) if training else (running_mean, running_var)
+    y: Tensor
     y, state = _forward_operator(
         x, *statistics, weight, bias, learned, residual, training, eps, name, numbers, ROWS
     )
@@ -342,7 +351,7 @@ class FusedBatchNorm(torch.nn.modules.batchnorm._BatchNorm):
         momentum: float | None = 0.1,
         affine: bool = True,
         track_running_stats: bool = True,
-        device: object = None,
+        device: Any = None,
         dtype: torch.dtype | None = None,
         *,
         activation: str | fa.Activation | None = None,
@@ -366,6 +375,10 @@ class FusedBatchNorm(torch.nn.modules.batchnorm._BatchNorm):
             return z if self.activation is None else self.activation(z)
         settings = Settings() if self.activation is None else self.activation.settings()
         return self._run(input, residual, settings)
+
+    if TYPE_CHECKING:  # torch's, which has no types
+
+        def _check_input_dim(self, input: Tensor) -> None: ...
 
     def _takes(self, residual: Tensor, x: Tensor) -> bool:
         """Whether the kernel adds a residual as torch would."""

@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import torch
 from torch import fx, nn
@@ -42,6 +42,11 @@ CLASSES = {
     nn.BatchNorm2d: BatchNorm2d,
     nn.BatchNorm3d: BatchNorm3d,
 }
+
+
+Given = dict[str, Any]  # an activation's parameters by name
+Others = dict[str, tuple[Any, Any]]  # its other arguments: value and default
+Count = Counter[int]  # of modules, by id
 
 
 # ---- the report ----------------------------------------------------------------------------------
@@ -125,11 +130,16 @@ NAMES = {
 }
 
 
+def _called(root: nn.Module, node: fx.Node) -> nn.Module:
+    """The module that a node calls."""
+    return root.get_submodule(str(node.target))
+
+
 def _match(node: fx.Node, module: nn.Module) -> Match:
     """The activation that a node computes; Unfusable where it computes something else."""
     if node.op == "call_module":
-        return _match_module(module.get_submodule(node.target))
-    target = node.target
+        return _match_module(_called(module, node))
+    target: Any = node.target
     if node.op == "call_method":
         target = getattr(torch.Tensor, target)
     elif node.op != "call_function":
@@ -152,33 +162,36 @@ def _match_module(module: nn.Module) -> Match:
         raise Unfusable(f"what follows is a {kind.__name__}, no activation of fastact")
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
         raise Unfusable(f"the {kind.__name__} that follows has hooks")
-    learned = TABLE[name][1]
-    given = {key: getattr(module, key) for key in TABLE[name][0] if key != learned}
-    others = {} if learned else {
+    weight = TABLE[name][1]
+    given = {key: getattr(module, key) for key in TABLE[name][0] if key != weight}
+    others = {} if weight else {
         key: (getattr(module, key), parameter.default)
         for key, parameter in inspect.signature(kind).parameters.items()
         if key not in given and hasattr(module, key)
     }  # fmt: skip
-    return _finish(name, given, others, module if learned else None)
+    return _finish(name, given, others, module if weight else None)
 
 
-def _arguments(target: Callable, name: str, node: fx.Node) -> tuple[dict, dict]:
+def _arguments(target: Callable[..., Any], name: str, node: fx.Node) -> tuple[Given, Others]:
     """(parameters, {other argument: (value, default)}) of a call."""
     table = [key for key in TABLE[name][0] if key != TABLE[name][1]]
+    values: dict[Any, Any]
     try:
         signature = inspect.signature(target)
         bound = signature.bind(*node.args, **node.kwargs).arguments
         values = dict(list(bound.items())[1:])
-        defaults = {key: parameter.default for key, parameter in signature.parameters.items()}
+        defaults: dict[Any, Any] = {
+            key: parameter.default for key, parameter in signature.parameters.items()
+        }
     except ValueError:  # a function in C: the parameters in the table's order
         values = dict(zip(table, node.args[1:], strict=False)) | dict(node.kwargs)
-        defaults = dict.fromkeys(node.args[1 + len(table) :], None)
+        defaults = dict.fromkeys(node.args[1 + len(table) :])
         values |= {key: key for key in defaults}
     given = {key: values.get(key, TABLE[name][0][key]) for key in table}
     return given, {k: (v, defaults.get(k)) for k, v in values.items() if k not in given}
 
 
-def _finish(name: str, given: dict, others: dict, owner: nn.Module | None) -> Match:
+def _finish(name: str, given: Given, others: Others, owner: nn.Module | None) -> Match:
     kind, _ = others.pop("approximate", ("none", None))
     others.pop("inplace", None)
     if kind != "none":
@@ -199,8 +212,8 @@ def _finish(name: str, given: dict, others: dict, owner: nn.Module | None) -> Ma
 
 def _parameters_of_torch(name: str) -> list[str]:
     try:
-        return list(inspect.signature(getattr(nn.functional, name, None)).parameters)
-    except (TypeError, ValueError):
+        return list(inspect.signature(getattr(nn.functional, name)).parameters)
+    except (AttributeError, TypeError, ValueError):
         return []
 
 
@@ -230,7 +243,7 @@ class _Tracer(fx.Tracer):
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
 
-    def is_leaf_module(self, m: nn.Module, qualified_name: str) -> bool:
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return not _is_chain(m)
 
 
@@ -319,7 +332,7 @@ class Pair(NamedTuple):
     activation: fx.Node
     match: Match
 
-    def key(self) -> tuple:
+    def key(self) -> tuple[object, ...]:
         return self.norm.target, self.addition is not None, self.activation.target, self.match
 
 
@@ -404,19 +417,19 @@ class Borrowed(Activation):
         return Settings(self.name, self.numbers, learned)
 
 
-def _replace(pair: Pair, container: Container, calls: Counter, registrations: Counter) -> bool:
+def _replace(pair: Pair, container: Container, calls: Count, registrations: Count) -> bool:
     """Makes a pair one; whether a graph has to be rewritten for it."""
-    norm = container.module.get_submodule(pair.norm.target)
+    norm: Any = _called(container.module, pair.norm)
     norm.__class__ = CLASSES.get(type(norm), type(norm))
     owner, rewrites = pair.match.owner, True
     if pair.activation.op == "call_module" and pair.addition is None:
-        activation = container.module.get_submodule(pair.activation.target)
+        activation = _called(container.module, pair.activation)
         if calls[id(activation)] == registrations[id(activation)] == 1:
             rewrites = False
             gone = Absorbed(activation, TABLE[pair.match.name][1]) if owner else nn.Identity()
             owner = gone if owner else None
             gone.training = activation.training
-            container.module.set_submodule(pair.activation.target, gone)
+            container.module.set_submodule(str(pair.activation.target), gone)
     norm.activation = Borrowed(pair.match, owner)
     norm.activation.training = norm.training
     return rewrites
@@ -430,7 +443,7 @@ def _rewrite(pair: Pair, graph: fx.Graph) -> None:
         return
     other = next(node for node in pair.addition.args if node is not pair.norm)
     with graph.inserting_before(pair.addition):
-        fused = graph.call_module(pair.norm.target, (pair.norm.all_input_nodes[0], other))
+        fused = graph.call_module(str(pair.norm.target), (pair.norm.all_input_nodes[0], other))
     pair.activation.replace_all_uses_with(fused)
     for node in (pair.activation, pair.addition, pair.norm):
         graph.erase_node(node)
@@ -439,6 +452,7 @@ def _rewrite(pair: Pair, graph: fx.Graph) -> None:
 # ---- a module with another forward ---------------------------------------------------------------
 
 Import = tuple[str, str, str]  # name, module, attribute
+Forward = Callable[..., Any]
 MODULES = ("torch", "torch.nn.functional", "operator", "builtins", "types", "math")
 
 
@@ -456,12 +470,15 @@ class Source(NamedTuple):
         objects = [(name, value) for name, value in made.globals.items() if name in used]
         return cls(ast.unparse(tree), tuple([_import(name, value) for name, value in objects]))
 
-    def compile(self, label: str) -> Callable:
-        scope = {name: _imported(module, attribute) for name, module, attribute in self.imports}
+    def compile(self, label: str) -> Forward:
+        scope: dict[str, Any] = {
+            name: _imported(module, attribute) for name, module, attribute in self.imports
+        }
         file = f"<fastact.torch.fuse: {label} {abs(hash(self)):x}>"
         linecache.cache[file] = (len(self.code), None, self.code.splitlines(True), file)
         exec(compile(self.code, file, "exec"), scope)
-        return scope["forward"]
+        made: Forward = scope["forward"]
+        return made
 
 
 class _Bare(ast.NodeTransformer):
@@ -509,10 +526,12 @@ def _subclass(kind: type[nn.Module], train: Source, evaluate: Source) -> type[nn
         in_evaluation = evaluate.compile(kind.__name__)
 
         @functools.wraps(in_training)
-        def forward(self, *args, **kwargs):
+        def either(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
             return (in_training if self.training else in_evaluation)(self, *args, **kwargs)
 
-    def reduce(self, protocol):
+        forward = either
+
+    def reduce(self: nn.Module, protocol: SupportsIndex) -> tuple[Any, ...]:
         return _revive, (kind, train, evaluate), self.__dict__.copy()
 
     members = {"forward": forward, "__reduce_ex__": reduce, "__module__": kind.__module__}
@@ -520,7 +539,7 @@ def _subclass(kind: type[nn.Module], train: Source, evaluate: Source) -> type[nn
 
 
 def _revive(kind: type[nn.Module], train: Source, evaluate: Source) -> nn.Module:
-    made = _subclass(kind, train, evaluate)
+    made = _subclass(kind, train, evaluate)  # type: ignore[arg-type]  # a class is hashable
     return made.__new__(made)
 
 
@@ -570,12 +589,13 @@ def fuse(model: nn.Module) -> Report:
         if child is not None
     )
     calls = Counter(
-        id(c.module.get_submodule(node.target))
+        id(_called(c.module, node))
         for c in containers
         for node in c.graphs[0].nodes
         if node.op == "call_module"
     )
-    report, reasons = Report(), {}
+    report = Report()
+    reasons: dict[int, str] = {}
     names = {id(m): name for name, m in model.named_modules() if isinstance(m, _BatchNorm)}
     done: set[int] = set()
     for container in containers:
@@ -586,11 +606,20 @@ def fuse(model: nn.Module) -> Report:
     return report
 
 
-def _fuse_container(container, calls, registrations, names, done, reasons, report) -> None:
+def _fuse_container(
+    container: Container,
+    calls: Count,
+    registrations: Count,
+    names: dict[int, str],
+    done: set[int],
+    reasons: dict[int, str],
+    report: Report,
+) -> None:
     """Fuses the pairs that both graphs of a container have."""
-    rewritten, fused = False, {}
+    rewritten = False
+    fused: dict[fx.Node, str] = {}
     for pairs in _common_pairs(container, calls, registrations, reasons):
-        norm = container.module.get_submodule(pairs[0].norm.target)
+        norm = _called(container.module, pairs[0].norm)
         if pairs[0].activation in fused:
             reasons[id(norm)] = f"the addition behind it is fused with {fused[pairs[0].activation]}"
             continue
@@ -604,17 +633,21 @@ def _fuse_container(container, calls, registrations, names, done, reasons, repor
                 _rewrite(pair, graph)
     if rewritten:
         train, evaluate = (Source.of(graph) for graph in container.graphs)
-        container.module.__class__ = _subclass(type(container.module), train, evaluate)
+        kind = type(container.module)
+        made = _subclass(kind, train, evaluate)  # type: ignore[arg-type]  # a class is hashable
+        container.module.__class__ = made
         report.rewritten.append(container.name or "the model")
 
 
-def _common_pairs(container, calls, registrations, reasons) -> Iterator[tuple[Pair, ...]]:
+def _common_pairs(
+    container: Container, calls: Count, registrations: Count, reasons: dict[int, str]
+) -> Iterator[tuple[Pair, ...]]:
     """The pairs of a container, one for each of its graphs; notes why others are none."""
-    found: list[dict] = []
+    found: list[dict[tuple[object, ...], Pair]] = []
     for graph in container.distinct():
         pairs = {}
         for node in graph.nodes:
-            norm = node.op == "call_module" and container.module.get_submodule(node.target)
+            norm = _called(container.module, node) if node.op == "call_module" else None
             if not isinstance(norm, _BatchNorm):
                 continue
             try:

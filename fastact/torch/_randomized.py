@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
 import fastact as fa
 from fastact.torch._tensors import check
 
-DEFAULTS = fa.activations["rrelu"].parameters
+DEFAULTS: Mapping[str, Any] = fa.activations["rrelu"].parameters  # all of them numbers
 
 
 def rrelu_training(
@@ -46,4 +49,5 @@ def rrelu_training(
     """
     check("x", x)
     slopes = torch.empty_like(x, requires_grad=False).uniform_(lower, upper, generator=generator)
-    return torch.ops.fastact.prelu.default(x, slopes)
+    y: Tensor = torch.ops.fastact.prelu.default(x, slopes)
+    return y

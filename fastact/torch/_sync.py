@@ -18,9 +18,15 @@ from torch import Tensor
 
 import fastact as fa
 from fastact._distributed import AGREED, Group, Header, checksum, exchange
+from fastact._pieces import (
+    BatchNormSums,
+    batch_norm_apply,
+    batch_norm_backward_apply,
+    batch_norm_backward_reduce,
+)
 from fastact._running import Update, track
-from fastact._statistics import ROWS, from_rows, merged
-from fastact.torch._activations import LIBRARY, Settings, Value, define, threads
+from fastact._statistics import ROWS, batch_norm_stats, from_rows, merged
+from fastact.torch._activations import LIBRARY, Context, Settings, Value, define, threads
 from fastact.torch._batch_norm import AXIS, FusedBatchNorm, _activation, _like
 from fastact.torch._tensors import array_of, check, empty_like
 
@@ -69,7 +75,8 @@ class Communicator:
 
 
 def _group(name: str) -> Group:
-    return Group(Communicator(dist.distributed_c10d._resolve_process_group(name)))
+    c10d: Any = dist.distributed_c10d  # a private function, by which torch's own operators do it
+    return Group(Communicator(c10d._resolve_process_group(name)))
 
 
 # ---- the operators -------------------------------------------------------------------------------
@@ -86,7 +93,7 @@ TENSORS = 3  # weight, bias, learned
 
 def _options(
     weight: Tensor | None, bias: Tensor | None, learned: Tensor | None, eps: float,
-    activation: str, numbers: list[float], channels: int,
+    activation: str, numbers: list[float], *, channels: int,
 ) -> dict[str, Any]:  # fmt: skip
     return {
         "weight": None if weight is None else array_of("weight", weight),
@@ -101,9 +108,9 @@ def _forward(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
 
     def checked() -> tuple[Any, float, float, list[float]]:
         array = array_of("x", x)
-        options = _options(*rest[:-1], x.shape[AXIS])
+        options = _options(*rest[:-1], channels=x.shape[AXIS])
         with threads():
-            stats = fa.batch_norm_stats(array, AXIS)
+            stats = batch_norm_stats(array, AXIS)
         agreed = [0.0] * len(AGREED)
         agreed[AGREED.index("channels")] = x.shape[AXIS]
         agreed[AGREED.index("the dtype of x")] = checksum(array.dtype.name)
@@ -118,7 +125,7 @@ def _forward(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     everywhere = merged(header.counts, rows.reshape(group.size, ROWS, -1))
     y, out = empty_like(x, array)
     with threads():
-        fa.batch_norm_apply(array, everywhere, out=out, **options)
+        batch_norm_apply(array, everywhere, out=out, **options)
     state = np.empty((1 + ROWS, x.shape[AXIS]))
     state[0], state[1:] = everywhere.count, everywhere._rows
     return y, torch.from_numpy(state)
@@ -129,14 +136,14 @@ def _fake_forward(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x), x.new_empty((1 + ROWS, x.shape[AXIS]), dtype=torch.float64)
 
 
-def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _save_forward(ctx: Context, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x, weight, bias, learned, *ctx.settings = inputs
     ctx.save_for_backward(x, weight, bias, learned, output[1])
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
 
 
-def _gradient(ctx: Any, dy: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+def _gradient(ctx: Context, dy: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
     x, weight, bias, learned, state = ctx.saved_tensors
     nothing = [None] * len(ctx.settings)
     if dy is None:  # of no use to the loss here, but the others wait for this process
@@ -155,10 +162,10 @@ def _backward(
     own: list[Any] = []
 
     def reduced() -> Array:
-        options = _options(*rest[:-1], x.shape[AXIS])
+        options = _options(*rest[:-1], channels=x.shape[AXIS])
         arrays = array_of("dy", dy), array_of("x", x)
         with threads():
-            sums = fa.batch_norm_backward_reduce(*arrays, stats, **options)
+            sums = batch_norm_backward_reduce(*arrays, stats, **options)
         own.extend((options, arrays, sums))
         return np.stack([sums.g, sums.gx, sums.param])
 
@@ -166,8 +173,8 @@ def _backward(
     options, arrays, sums = own
     dx, out = empty_like(x, arrays[1])
     with threads():
-        everywhere = fa.BatchNormSums(*table.sum(axis=0))  # in the order of ranks
-        fa.batch_norm_backward_apply(*arrays, stats, everywhere, out=out, **options)
+        everywhere = BatchNormSums(*table.sum(axis=0))  # in the order of ranks
+        batch_norm_backward_apply(arrays[0], arrays[1], stats, everywhere, out=out, **options)
     weight, bias, learned = rest[:TENSORS]
     with np.errstate(all="ignore"):
         scaled = sums.gx / np.sqrt(stats.var + rest[TENSORS])
@@ -189,10 +196,10 @@ def _fake_backward(dy: Tensor, x: Tensor, state: Tensor, *rest: Any) -> tuple[Te
     ]
 
 
-def _save_nothing(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None: ...
+def _save_nothing(ctx: Context, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None: ...
 
 
-def _second_gradient(ctx: Any, *outer: Tensor | None) -> None:
+def _second_gradient(ctx: Context, *outer: Tensor | None) -> None:
     raise NotImplementedError(
         "SyncBatchNorm has no second derivatives: differentiate without create_graph=True"
     )
@@ -303,6 +310,7 @@ class SyncBatchNorm(FusedBatchNorm):
         if group is None:
             return super()._normalise(x, statistics, training, momentum, settings, residual)
         name, numbers, learned = settings
+        y: Tensor
         y, state = _forward_operator(
             x, self.weight, self.bias, learned, self.eps, name, numbers, group.group_name
         )
@@ -331,8 +339,9 @@ class SyncBatchNorm(FusedBatchNorm):
         """
         for m in module.modules():
             if isinstance(m, torch.nn.modules.batchnorm._BatchNorm) and not isinstance(m, cls):
+                made: Any = m
                 if not isinstance(m, FusedBatchNorm):
-                    m.activation = None
-                m.__class__ = cls
-                m.process_group = process_group
+                    made.activation = None
+                made.__class__ = cls
+                made.process_group = process_group
         return module

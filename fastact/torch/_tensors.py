@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -41,7 +43,7 @@ def tensor_of(array: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
     return torch.from_numpy(array)
 
 
-def _bfloat16() -> np.dtype:
+def _bfloat16() -> Any:
     try:
         import ml_dtypes
     except ImportError:
