@@ -1,11 +1,18 @@
-"""The stubs say of every public thing what it takes at run time; the typed uses run.
+"""Types: the stubs say of every public thing what it takes at run time; the typed uses run; mypy
+and pyright have nothing to say of the package, the examples and the uses.
 
-What type checkers make of both is a step of .ci/run: ``mypy`` and ``pyright``.
+The checkers run where they are (the extra types), beside torch, jax and scikit-learn, whose types
+they need: .ci/run has a step for that.
 """
 
 import ast
 import dataclasses
 import inspect
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,6 +23,7 @@ import fastact as fa
 from fastact import _activation, _kernels, _quick, _runtime, _ufuncs
 
 pytestmark = once
+ROOT = Path(__file__).parents[1]
 STUBS = {m: Path(m.__file__).with_suffix(".pyi") for m in (fa, fa.reference)}
 COMPILED = [
     _activation,
@@ -25,6 +33,37 @@ COMPILED = [
     _ufuncs,
 ]  # stubs of what the package itself uses
 ELLIPSIS = object()  # a default that the stub does not spell out
+
+
+# ---- the type checkers ---------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("checker", ["mypy", "pyright"])
+def test_checkers_have_nothing_to_say(checker):
+    needed = [name for name in (checker, "torch", "jax", "sklearn") if find_spec(name) is None]
+    if needed:
+        pytest.skip(f"needs {', '.join(needed)}")
+    options = ["--pythonpath", sys.executable] if checker == "pyright" else []
+    done = subprocess.run([sys.executable, "-m", checker, *options], cwd=ROOT, capture_output=True,
+                          text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_nothing_is_exempt():
+    """The whole package is checked, strictly; what is ignored has a code and a reason."""
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    assert tools["mypy"]["strict"]
+    assert not any("ignore_errors" in table for table in tools["mypy"]["overrides"])
+    assert "fastact" in tools["mypy"]["files"]
+    assert "fastact" in tools["pyright"]["include"]
+    for path in [*(ROOT / "fastact").rglob("*.py"), *(ROOT / "examples").rglob("*.py")]:
+        for line in path.read_text().splitlines():
+            if re.search(r"#.*(type|pyright): ignore", line):
+                assert re.search(r"(type|pyright): ignore\[[\w-]+\]  # \w", line), (path, line)
+
+
+# ---- the typed uses ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("use", typed_uses.USES, ids=lambda use: use.__name__)

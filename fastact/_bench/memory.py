@@ -195,7 +195,7 @@ def torch_calls(x: np.ndarray, dy: np.ndarray) -> dict[str, Callable[[], object]
         for weight in own:
             z = batch_norm(h @ weight, None, None, training=True)
             h = getattr(torch.nn.functional, f"{names.SLOPED}_")(z, 0.01)
-        h.backward(gradient)  # type: ignore[no-untyped-call, unused-ignore]
+        h.backward(gradient)
         return own
 
     return {"call": lambda: f(plain), "step": step, "forward of a step": forward, TEN: ten}
