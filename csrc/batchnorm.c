@@ -1,8 +1,8 @@
 /* How BatchNorm walks over memory.
  *
- * A. Channels apart (NCHW and anything strided): a task is a channel.  Its blocks are reduced; then they are
- *    normalised in reverse order, so that the second pass starts with what the cache still holds, in turn with
- *    the blocks of the next channel that are reduced, so that memory is read and written at the same time.
+ * A. Channels apart (NCHW and anything strided): a task is a channel.  It is reduced; then it is normalised, part
+ *    by part in turn with the parts of the next channel that are reduced, so that memory is read and written at the
+ *    same time, and the cache holds one channel's worth of both.
  * B. Channels apart but few, or too large for the cache: a task is a block of a channel, in two parallel
  *    phases, so that one channel uses all threads.
  * C. Channels side by side (NHWC, (N, C)): a task of the reduction is a block of some channels, a task of the
@@ -85,7 +85,7 @@ void fa_fill_strip(const fa_job *j, fa_strip *s, const ptrdiff_t *channels, int 
     pick(s->offset_lo, a->offset_lo, channels);
     pick_params(j, s, channels);
     s->sided = 0;
-    if (j->backward && j->activation && j->activation->sided && !j->bn->residual) /* x says nothing of z + r */
+    if (j->by_sign)
         j->kernels->find_sides(s);
     if (j->bn->from_output || j->tolerance) {
         pick(s->rstd, j->statistics->rstd, channels);
@@ -283,11 +283,22 @@ static int is_costly(fa_job *j)
     return atomic_load(activation_cost(j)) > 0.125f * (float)j->itemsize;
 }
 
+/* Whether a gradient that depends on the sign of z alone is all that is asked for. */
+static int is_by_sign(const fa_job *j)
+{
+    const fa_batchnorm *bn = j->bn;
+    int finite = 1; /* or the padding would have a gradient */
+    for (int p = 0; p < FA_MAX_PARAMS && bn->params[p]; p++)
+        finite &= bn->params[p][0] - bn->params[p][0] == 0.0;
+    return j->backward && j->training && j->passes == FA_BOTH_PASSES && j->activation && j->activation->sided_sums &&
+           finite && !j->learns && !bn->residual && !bn->mask && !bn->weights && !bn->from_output;
+}
+
 /* Whether the first pass had better leave g where dx will be than the second compute it again. */
 static int worth_keeping(const fa_job *j, ptrdiff_t size)
 {
     const int fits = 3 * size * j->itemsize <= j->threads * fa_l2_bytes();
-    return j->activation && j->backward && j->passes == FA_BOTH_PASSES && (fits || j->costly);
+    return j->activation && j->backward && !j->by_sign && j->passes == FA_BOTH_PASSES && (fits || j->costly);
 }
 
 static int channels_last(const fa_view *v)
@@ -315,6 +326,7 @@ static int start(fa_job *j, const fa_batchnorm *bn)
     j->blocks = (bn->count + FA_BLOCK - 1) / FA_BLOCK;
     j->learns = j->backward && j->activation && j->activation->param_gradient[FA_UNIFORM];
     j->nsums = 2 + (j->learns || j->tolerance);
+    j->by_sign = is_by_sign(j);
     fa_cost *cost = cost_of(j);
     j->threads = fa_threads_for(size, cost);
     j->stream = !j->half && fa_worth_streaming(size * j->itemsize * (2 + j->backward)) ? isa->stream : NULL;

@@ -26,10 +26,12 @@ static inline const fa_view *view_of(const fa_job *j, int which)
     return which == DY ? j->dy : which == X ? j->x : which == OUT ? j->out : which == G ? j->g : j->bn->residual;
 }
 
-/* The elements from k on that need no more than one address in every direct array, up to `most`. */
+/* The elements from k on that are taken at a time, up to `most`: they need no more than one address in every direct
+ * array. */
 static ptrdiff_t piece(const fa_job *j, ptrdiff_t k, ptrdiff_t most)
 {
-    return fa_at_most(most, j->run - k % j->run);
+    const ptrdiff_t in_run = k % j->run, in_part = in_run % j->part;
+    return fa_at_most(most, fa_at_most(j->part - in_part, j->run - in_run));
 }
 
 /* Elements k .. k + n - 1, padded with `pad` to a multiple of FA_LANES: where they lie, or in `buffer`. */
@@ -156,6 +158,10 @@ static void reduce_g(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff_t n, fa_
     char *kept = kept_g(j, k, worker);
     const char *dy = read_piece(j, DY, c, k, n, 0.0, (char *)s->dy);
     span->dy = covered(j, k, n, span->constants, dy, FA_COVER_ZERO, (char *)s->dy);
+    if (j->by_sign) {
+        j->activation->sided_sums(lanes, 1, span);
+        return;
+    }
     read_residual(j, c, k, n, span, worker);
     span->dy = find_g(j, span, k, n, kept ? kept : (char *)s->g, s);
     j->kernels->sums(lanes, 1, span, FA_LANES);
@@ -178,30 +184,38 @@ static __attribute__((noinline)) void count_lost(const fa_job *j, ptrdiff_t n, f
     j->kernels->count_lost(lanes, 1, span, j->tolerance);
 }
 
-static void reduce_block(const fa_job *j, ptrdiff_t c, ptrdiff_t block, const fa_strip *k, double *parts,
-                         ptrdiff_t width, ahead next, int worker)
+static void reduce_piece(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff_t n, const fa_strip *constants,
+                         fa_lanes *lanes, const ahead *next, int worker)
 {
-    const ptrdiff_t begin = block * FA_BLOCK, end = begin + fa_at_most(j->bn->count - begin, FA_BLOCK);
     fa_scratch *s = j->scratch + worker;
-    fa_lanes lanes;
-    fa_clear(j, &lanes);
-    for (ptrdiff_t at = begin, n; at < end; at += n) {
-        n = piece(j, at, end - at);
-        char *kept = kept_x(j, at, worker), *buffer = kept ? kept : (char *)s->x;
-        const char *x = read_x(j, c, at, n, k, j->backward ? 0.0 : j->shift[c], buffer);
-        x = covered(j, at, n, k, x, fa_cover_of(j), buffer);
-        fa_span span = span_of(j, k, x, n, &next);
+    char *kept = kept_x(j, k, worker), *buffer = kept ? kept : (char *)s->x;
+    const char *x = read_x(j, c, k, n, constants, j->backward ? 0.0 : j->shift[c], buffer);
+    x = covered(j, k, n, constants, x, fa_cover_of(j), buffer);
+    fa_span span = span_of(j, constants, x, n, next);
+    if (j->backward)
+        reduce_g(j, c, k, n, &span, lanes, worker);
+    else if (j->tolerance)
+        count_lost(j, n, &span, lanes, s);
+    else if (j->bn->weights)
+        j->kernels->weighted_moments(lanes, 1, &span, j->bn->weights + k, 0);
+    else
+        j->kernels->moments(lanes, 1, &span);
+}
+
+/* Elements k .. k + n - 1, after those before them: a block's lanes, which wait in `lanes` meanwhile, are folded at
+ * its end. */
+static void reduce(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff_t n, const fa_strip *constants, fa_lanes *lanes,
+                   double *parts, ptrdiff_t width, ahead next, int worker)
+{
+    for (const ptrdiff_t end = k + n; k < end; k += n) {
+        n = fa_at_most(end - k, FA_BLOCK - k % FA_BLOCK);
+        if (k % FA_BLOCK == 0)
+            fa_clear(j, lanes);
+        reduce_piece(j, c, k, n, constants, lanes, &next, worker);
         move(j, &next, n);
-        if (j->backward)
-            reduce_g(j, c, at, n, &span, &lanes, worker);
-        else if (j->tolerance)
-            count_lost(j, n, &span, &lanes, s);
-        else if (j->bn->weights)
-            j->kernels->weighted_moments(&lanes, 1, &span, j->bn->weights + at, 0);
-        else
-            j->kernels->moments(&lanes, 1, &span);
+        if ((k + n) % FA_BLOCK == 0 || k + n == j->bn->count)
+            j->kernels->fold_run(lanes, j->nsums, fa_part(parts, width, k / FA_BLOCK, 0, 0), width);
     }
-    j->kernels->fold_run(&lanes, j->nsums, fa_part(parts, width, block, 0, 0), width);
 }
 
 /* ---- second pass ------------------------------------------------------------------------------------------- */
@@ -236,7 +250,9 @@ static void second_pass_piece(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff
     const int steps = fa_in_steps(j, k, n), streams = own && j->stream && (uintptr_t)own % 64 == 0 && !steps;
     char *result = own && !steps && (streams || !j->stream) ? own : (char *)s->x;
     fa_span span = span_of(j, constants, x, n, next);
-    if (j->backward)
+    if (j->by_sign)
+        span.dy = read_piece(j, DY, c, k, n, 0.0, (char *)s->dy);
+    else if (j->backward)
         span.dy = g_again(j, c, k, n, &span, worker);
     else
         read_residual(j, c, k, n, &span, worker);
@@ -245,6 +261,8 @@ static void second_pass_piece(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff
     span.dparam = NULL;
     if (j->only_recovers)
         memmove(result, x, (size_t)(n * j->tile_size));
+    else if (j->by_sign)
+        j->activation->sided_apply(&span);
     else if (j->backward && j->bn->weights && j->training)
         j->kernels->weighted_apply(&span, j->bn->weights + k, 0);
     else if (j->backward)
@@ -270,13 +288,12 @@ static ptrdiff_t aligned_piece(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdif
     return odd ? fa_at_most(n, odd) : n < FA_LANES ? n : n - n % FA_LANES;
 }
 
-static void second_pass_part(const fa_job *j, ptrdiff_t c, ptrdiff_t part, const fa_strip *k, ahead next,
-                             int worker)
+static void second_pass(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff_t n, const fa_strip *constants, ahead next,
+                        int worker)
 {
-    const ptrdiff_t begin = part * FA_TILE, end = begin + fa_at_most(j->bn->count - begin, FA_TILE);
-    for (ptrdiff_t at = begin, n; at < end; at += n) {
-        n = aligned_piece(j, c, at, piece(j, at, end - at));
-        second_pass_piece(j, c, at, n, k, &next, worker);
+    for (const ptrdiff_t end = k + n; k < end; k += n) {
+        n = aligned_piece(j, c, k, piece(j, k, end - k));
+        second_pass_piece(j, c, k, n, constants, &next, worker);
         move(j, &next, n);
     }
 }
@@ -290,47 +307,40 @@ static void begin_channel(const fa_job *j, ptrdiff_t c, fa_strip *k, int worker)
     repeat_channel(j, c, k, 0);
 }
 
-/* The part that will be reduced after this one of channel c: the next, or the same one of the next channel. */
-static ahead look_ahead(const fa_job *j, ptrdiff_t c, ptrdiff_t part, ptrdiff_t step, ptrdiff_t end)
+/* What will be reduced after the elements before k of channel c. */
+static ahead look_ahead(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff_t end)
 {
-    if (part + step >= 0 && part + step < j->tiles)
-        part += step;
-    else if (++c == end)
-        return nothing;
-    return (ahead){fa_view_address(j->x, c, part * FA_TILE),
-                   j->backward ? fa_view_address(j->dy, c, part * FA_TILE) : NULL};
-}
-
-static void reduce_part(const fa_job *j, ptrdiff_t c, ptrdiff_t part, const fa_strip *k, double *parts, ahead next,
-                        int worker)
-{
-    const ptrdiff_t first = part * (FA_TILE / FA_BLOCK);
-    for (ptrdiff_t b = first; b < first + FA_TILE / FA_BLOCK && b < j->blocks; b++) {
-        reduce_block(j, c, b, k, parts, 1, next, worker);
-        move(j, &next, FA_BLOCK);
+    if (k == j->bn->count) {
+        c++;
+        k = 0;
     }
+    if (c >= end)
+        return nothing;
+    return (ahead){fa_view_address(j->x, c, k), j->backward ? fa_view_address(j->dy, c, k) : NULL};
 }
 
-/* A channel is reduced part by part in the places that the channel before it leaves, from the last to the
- * first, so that the cache holds one channel's worth of both.  So every other channel goes backwards.  What is
- * reduced next is fetched meanwhile: by the loops that take longest, the second pass forward and the
- * reduction backward. */
+/* A channel is reduced part by part in turn with the second pass over the channel before it, so that the cache holds
+ * one channel's worth of both.  What is reduced next is fetched meanwhile: by the loops that take longest, the second
+ * pass forward and the reduction backward. */
 static void whole_channels(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
 {
     const fa_job *j = job;
+    const ptrdiff_t count = j->bn->count;
     double *parts = j->parts + worker * j->blocks * FA_SUMS * 2;
     fa_strip both[2];
+    fa_lanes lanes;
     for (ptrdiff_t c = begin; c <= end; c++) {
         fa_strip *this = both + (c - begin) % 2, *before = both + (c - begin + 1) % 2;
-        const ptrdiff_t step = (c - begin) % 2 ? -1 : 1, first = step > 0 ? 0 : j->tiles - 1;
         if (c < end)
             begin_channel(j, c, this, worker);
-        for (ptrdiff_t t = 0, part = first; t < j->tiles; t++, part += step) {
-            const ahead next = c < end ? look_ahead(j, c, part, step, end) : nothing;
+        for (ptrdiff_t k = 0, n; k < count; k += n) {
+            n = piece(j, k, count - k);
+            const ahead next = look_ahead(j, c, k + n, end);
+            const int in_second = c > begin && !j->backward;
             if (c > begin)
-                second_pass_part(j, c - 1, part, before, j->backward ? nothing : next, worker);
+                second_pass(j, c - 1, k, n, before, in_second ? next : nothing, worker);
             if (c < end)
-                reduce_part(j, c, part, this, parts, j->backward ? next : nothing, worker);
+                reduce(j, c, k, n, this, &lanes, parts, 1, in_second ? nothing : next, worker);
         }
         if (c < end) {
             fa_finish_channels(j, parts, 1, c, 1);
@@ -351,12 +361,18 @@ static void find_shifts(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
 static void reduce_blocks(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
 {
     const fa_job *j = job;
-    fa_strip k;
+    fa_strip constants;
+    fa_lanes lanes;
     for (ptrdiff_t t = begin; t < end; t++) {
-        const ptrdiff_t c = t / j->blocks, block = t % j->blocks;
-        if (t == begin || block == 0)
-            repeat_channel(j, c, &k, 0);
-        reduce_block(j, c, block, &k, j->parts + c, j->bn->channels, nothing, worker);
+        const ptrdiff_t c = t / j->blocks, first = t % j->blocks * FA_BLOCK;
+        const ptrdiff_t last = first + fa_at_most(j->bn->count - first, FA_BLOCK);
+        if (t == begin || first == 0)
+            repeat_channel(j, c, &constants, 0);
+        for (ptrdiff_t k = first, n; k < last; k += n) {
+            n = piece(j, k, last - k);
+            reduce(j, c, k, n, &constants, &lanes, j->parts + c, j->bn->channels,
+                   look_ahead(j, c, k + n, j->bn->channels), worker);
+        }
     }
 }
 
@@ -374,10 +390,10 @@ static void second_pass_parts(void *job, ptrdiff_t begin, ptrdiff_t end, int wor
     const ptrdiff_t last = j->bn->channels * j->tiles - 1;
     fa_strip k;
     for (ptrdiff_t t = last - begin; t > last - end; t--) {
-        const ptrdiff_t c = t / j->tiles, part = t % j->tiles;
-        if (t == last - begin || part == j->tiles - 1)
+        const ptrdiff_t c = t / j->tiles, first = t % j->tiles * FA_TILE;
+        if (t == last - begin || t % j->tiles == j->tiles - 1)
             repeat_channel(j, c, &k, 1);
-        second_pass_part(j, c, part, &k, nothing, worker);
+        second_pass(j, c, first, fa_at_most(j->bn->count - first, FA_TILE), &k, nothing, worker);
     }
 }
 
@@ -397,7 +413,10 @@ static void two_phases(fa_job *j)
 
 /* ---- the plan ------------------------------------------------------------------------------------------------------ */
 
-enum { SHORT_RUN = 128 }; /* elements; shorter runs of memory are gathered into whole blocks */
+enum {
+    SHORT_RUN = 128, /* elements; shorter runs of memory are gathered into whole blocks */
+    PART = 4 * FA_LANES /* what a part of a run is a multiple of: lines of the cache, of any dtype */
+};
 
 static void plan_runs(fa_job *j)
 {
@@ -411,6 +430,8 @@ static void plan_runs(fa_job *j)
         if (j->direct[w] && last < j->run)
             j->run = last;
     }
+    const ptrdiff_t parts = (j->run + FA_TILE - 1) / FA_TILE, most = (j->run + parts - 1) / parts;
+    j->part = j->direct[X] ? fa_at_most((most + PART - 1) / PART * PART, FA_TILE) : FA_TILE;
 }
 
 /* Whole channels, where they share out evenly and both passes find them in the cache. */

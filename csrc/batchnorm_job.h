@@ -28,6 +28,7 @@ typedef struct {
     const fa_batchnorm_kernels *kernels;
     const fa_activation_kernels *activation; /* NULL: none */
     int costly; /* the activation: moving bytes is cheaper */
+    int by_sign; /* g is found from dy and the sign of z where it is used (fused.inc) */
     const fa_half_kernels *half; /* NULL unless x is half precision: then tiles are float64 */
     void (*stream)(void *, const void *, size_t); /* NULL where results had better stay in the cache */
     int training, backward, threads;
@@ -52,7 +53,8 @@ typedef struct {
     int whole;     /* a task is a whole channel */
     int direct[5]; /* whether dy, x, out, residual, g have runs of memory that need no buffer */
     ptrdiff_t run; /* elements of such a run */
-    ptrdiff_t tiles; /* of FA_TILE elements, what the second pass takes of a channel at a time */
+    ptrdiff_t part; /* elements of a run that are taken at a time */
+    ptrdiff_t tiles; /* of FA_TILE elements, a task of the second pass where channels are shared */
     char *kept;    /* what the first pass leaves of a channel a worker: x where it is no run, g */
     ptrdiff_t kept_bytes;
     int keeps_x, keeps_g;

@@ -285,7 +285,8 @@ static void reduce_strips(const fa_job *j, const piece *p, const fa_span *span, 
             strip.dy = (const char *)span->dy + at;
         if (j->backward) {
             strip.dparam = span->dparam ? span->dparam + t * FA_LANES : NULL;
-            j->kernels->sums(own, nlanes, &strip, buffer_step(p));
+            (j->by_sign ? j->activation->sided_sums(own, nlanes, &strip)
+                        : j->kernels->sums(own, nlanes, &strip, buffer_step(p)));
         } else if (j->tolerance) {
             j->kernels->count_lost(own, nlanes, &strip, j->tolerance);
         } else if (j->bn->weights) {
@@ -330,7 +331,7 @@ static void reduce_piece(const fa_job *j, const piece *p, const piece *next, fa_
         make_again(j, p, &span, s);
     if (j->backward)
         span.dy = read_counted(j, j->dy, p, s->dy, &span.dy_step, FA_COVER_ZERO);
-    if (j->backward && j->activation) {
+    if (j->backward && j->activation && !j->by_sign) {
         read_residual(j, p, &span, worker);
         find_g(j, p, &span, s);
         if (p->row == j->matrix.rows)
@@ -462,9 +463,11 @@ static void run_second_pass(const fa_job *j, const piece *p, fa_span *span, int 
         return;
     }
     span->dy = read_piece(j, j->g ? j->g : j->dy, p, s->dy, &span->dy_step);
-    if (j->activation && !j->g)
+    if (j->activation && !j->g && !j->by_sign)
         find_g_again(j, p, span, s);
-    if (j->bn->weights && j->training)
+    if (j->by_sign)
+        j->activation->sided_apply(span);
+    else if (j->bn->weights && j->training)
         j->kernels->weighted_apply(span, j->bn->weights + p->row, 1);
     else
         j->kernels->apply(span, j->training);

@@ -71,6 +71,14 @@ typedef void (*fa_param_gradient_fn)(const void *dy, const void *x, double *dpar
 
 enum { FA_UNIFORM, FA_VARYING };
 
+/* Sums over the elements of FA_LANES positions, [high or low part][sum][position].  A position is a lane of a
+ * channel, or one of FA_LANES neighbouring channels.  The sums of the forward are those of d = x - shift and
+ * d^2, those of the backward of g, g * (x - centre) and the learned parameter's gradient. */
+enum { FA_SUMS = 3 };
+typedef struct {
+    _Alignas(64) double at[2][FA_SUMS][FA_LANES];
+} fa_lanes;
+
 struct fa_span;
 
 typedef struct {
@@ -80,7 +88,10 @@ typedef struct {
     /* with normalisation in one loop; NULL where composing the kernels is as fast */
     void (*fused_forward)(const struct fa_span *span);
     void (*fused_backward)(const struct fa_span *span);
-    int sided; /* the latter looks at the sign of z alone, which x tells by a comparison */
+    /* where the gradient depends on the sign of z alone, which x tells by a comparison: the sums of g, as
+     * fa_batchnorm_kernels.sums of g that is dy; and dx, as apply; else NULL */
+    void (*sided_sums)(fa_lanes *sums, int lanes, const struct fa_span *span);
+    void (*sided_apply)(const struct fa_span *span);
 } fa_activation_kernels;
 
 /* dx may be dy's memory or any input's; dgate too, and it is written before dx's element is. */
@@ -119,14 +130,6 @@ static inline fa_slope fa_slope_at(const fa_slope *s, ptrdiff_t c)
 {
     return (fa_slope){s->slope + c, s->constant + c, s->wide + c};
 }
-
-/* Sums over the elements of FA_LANES positions, [high or low part][sum][position].  A position is a lane of a
- * channel, or one of FA_LANES neighbouring channels.  The sums of the forward are those of d = x - shift and
- * d^2, those of the backward of g, g * (x - centre) and the learned parameter's gradient. */
-enum { FA_SUMS = 3 };
-typedef struct {
-    _Alignas(64) double at[2][FA_SUMS][FA_LANES];
-} fa_lanes;
 
 /* Folded, they are [block][sum][high or low part][channel], with `width` channels in a row: the place of a
  * block's first channel. */
