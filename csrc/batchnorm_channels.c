@@ -156,7 +156,7 @@ static void reduce_g(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff_t n, fa_
 {
     fa_scratch *s = j->scratch + worker;
     char *kept = kept_g(j, k, worker);
-    const char *dy = read_piece(j, DY, c, k, n, 0.0, (char *)s->dy);
+    const char *dy = read_piece(j, DY, c, k, n, 0.0, j->by_sign && kept ? kept : (char *)s->dy);
     span->dy = covered(j, k, n, span->constants, dy, FA_COVER_ZERO, (char *)s->dy);
     if (j->by_sign) {
         j->activation->sided_sums(lanes, 1, span);
@@ -250,7 +250,7 @@ static void second_pass_piece(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff
     const int steps = fa_in_steps(j, k, n), streams = own && j->stream && (uintptr_t)own % 64 == 0 && !steps;
     char *result = own && !steps && (streams || !j->stream) ? own : (char *)s->x;
     fa_span span = span_of(j, constants, x, n, next);
-    if (j->by_sign)
+    if (j->by_sign && !j->keeps_g)
         span.dy = read_piece(j, DY, c, k, n, 0.0, (char *)s->dy);
     else if (j->backward)
         span.dy = g_again(j, c, k, n, &span, worker);
@@ -445,7 +445,8 @@ static int by_whole_channels(const fa_job *j)
 static void plan_kept(fa_job *j)
 {
     const ptrdiff_t bytes = (j->blocks * FA_BLOCK + FA_LANES) * j->tile_size;
-    j->keeps_g = j->whole && j->backward && j->activation && !j->bn->g && 2 * bytes <= fa_l2_bytes();
+    j->keeps_g = j->whole && j->backward && j->activation && !j->bn->g && 2 * bytes <= fa_l2_bytes() &&
+                 !(j->by_sign && j->direct[DY]); /* then it is dy that is kept, as it is gathered */
     j->keeps_x = j->whole && !j->direct[X] && (1 + j->keeps_g) * bytes <= fa_l2_bytes();
     j->kept_bytes = (j->keeps_x + j->keeps_g) * bytes;
     j->fetches = j->whole && j->x->strides[j->x->ndim - 1] == j->itemsize &&
