@@ -473,19 +473,34 @@ static void run_second_pass(const fa_job *j, const piece *p, fa_span *span, int 
         j->kernels->apply(span, j->training);
 }
 
+/* Past the caches, to memory that is not aligned to lines of them as results are. */
+static void stream_piece(const fa_job *j, const piece *p, const char *from)
+{
+    const ptrdiff_t row = buffer_step(p) * j->itemsize, rows = step(j, j->out) == row ? 1 : p->rows;
+    char *to = address(j, j->out, p);
+    for (ptrdiff_t r = 0; r < rows; r++)
+        j->stream(to + r * step(j, j->out), from + r * row, (size_t)(row * p->rows / rows));
+}
+
 static void second_pass_piece(const fa_job *j, const piece *p, const piece *next, int worker)
 {
     const int direct = is_direct(j, p) && !fa_in_steps(j, p->row, p->rows);
     fa_scratch *s = j->scratch + worker;
     fa_span span = span_of(j, p, s->x);
     char *own = direct ? address(j, j->out, p) : NULL;
+    const int aligned = (uintptr_t)own % 64 == 0 && step(j, j->out) % 64 == 0;
+    const int buffered = !direct || (j->stream && !aligned);
     look_ahead(j, next, &span);
-    span.out = direct ? own : (char *)s->x;
-    span.out_step = direct ? step(j, j->out) / j->itemsize : buffer_step(p);
-    span.stream = direct && j->stream && (uintptr_t)own % 64 == 0 && step(j, j->out) % 64 == 0;
+    span.out = buffered ? (char *)s->x : own;
+    span.out_step = buffered ? buffer_step(p) : step(j, j->out) / j->itemsize;
+    span.stream = !buffered && j->stream;
     run_second_pass(j, p, &span, worker);
-    if (direct || j->only_recovers)
+    if (!buffered || j->only_recovers)
         return;
+    if (direct) {
+        stream_piece(j, p, span.out);
+        return;
+    }
     cover(j, p, span.out, FA_COVER_ZERO);
     write_piece(j, j->out, p, span.out);
 }
