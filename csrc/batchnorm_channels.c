@@ -26,12 +26,20 @@ static inline const fa_view *view_of(const fa_job *j, int which)
     return which == DY ? j->dy : which == X ? j->x : which == OUT ? j->out : which == G ? j->g : j->bn->residual;
 }
 
-/* The elements from k on that are taken at a time, up to `most`: they need no more than one address in every direct
- * array. */
+/* The elements from k on that are taken at a time, up to `most`: of one run, or, where no FA_LANES of it are left, the
+ * FA_LANES that the next run begins with the rest of.  So elements that a lane begins with begin a piece. */
 static ptrdiff_t piece(const fa_job *j, ptrdiff_t k, ptrdiff_t most)
 {
-    const ptrdiff_t in_run = k % j->run, in_part = in_run % j->part;
-    return fa_at_most(most, fa_at_most(j->part - in_part, j->run - in_run));
+    const ptrdiff_t in_run = k % j->run, left = j->run - in_run, in_part = fa_padded(j->part - in_run % j->part);
+    if (in_part < left || left % FA_LANES == 0 || k + left == j->bn->count)
+        return fa_at_most(most, fa_at_most(in_part, left));
+    return fa_at_most(most, left < FA_LANES ? FA_LANES : left - left % FA_LANES);
+}
+
+/* Whether elements k .. k + n - 1 of an array with runs can be read, or written, where they lie. */
+static int is_direct(const fa_job *j, int which, ptrdiff_t k, ptrdiff_t n)
+{
+    return j->direct[which] && n % FA_LANES == 0 && k % j->run + n <= j->run;
 }
 
 /* Elements k .. k + n - 1, padded with `pad` to a multiple of FA_LANES: where they lie, or in `buffer`. */
@@ -39,7 +47,7 @@ static const char *read_piece(const fa_job *j, int which, ptrdiff_t c, ptrdiff_t
                               char *buffer)
 {
     const fa_view *v = view_of(j, which);
-    if (j->direct[which] && n % FA_LANES == 0)
+    if (is_direct(j, which, k, n))
         return fa_view_address(v, c, k);
     if (j->fetches && c + 1 < j->bn->channels)
         fa_view_fetch(v, c + 1, k, n);
@@ -246,7 +254,7 @@ static void second_pass_piece(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff
     fa_scratch *s = j->scratch + worker;
     const char *kept = kept_x(j, k, worker);
     const char *x = kept ? kept : read_x(j, c, k, n, constants, 0.0, (char *)s->x);
-    char *own = j->direct[OUT] && n % FA_LANES == 0 ? fa_view_address(j->out, c, k) : NULL;
+    char *own = is_direct(j, OUT, k, n) ? fa_view_address(j->out, c, k) : NULL;
     const int steps = fa_in_steps(j, k, n), streams = own && j->stream && (uintptr_t)own % 64 == 0 && !steps;
     char *result = own && !steps && (streams || !j->stream) ? own : (char *)s->x;
     fa_span span = span_of(j, constants, x, n, next);
@@ -415,6 +423,7 @@ static void two_phases(fa_job *j)
 
 enum {
     SHORT_RUN = 128, /* elements; shorter runs of memory are gathered into whole blocks */
+    SHORT_ODD_RUN = FA_BLOCK, /* the same of those that are no multiple of FA_LANES */
     PART = 4 * FA_LANES /* what a part of a run is a multiple of: lines of the cache, of any dtype */
 };
 
@@ -426,7 +435,8 @@ static void plan_runs(fa_job *j)
         const fa_view *v = w == X && j->bn->from_output ? NULL : view_of(j, w);
         const ptrdiff_t last = v ? v->shape[v->ndim - 1] : 0;
         j->direct[w] = v && !j->half && v->strides[v->ndim - 1] == j->itemsize &&
-                       fa_view_is_aligned(v) && (last == j->bn->count || (last % FA_LANES == 0 && last >= SHORT_RUN));
+                       fa_view_is_aligned(v) &&
+                       (last == j->bn->count || last >= (last % FA_LANES ? SHORT_ODD_RUN : SHORT_RUN));
         if (j->direct[w] && last < j->run)
             j->run = last;
     }
@@ -449,7 +459,7 @@ static void plan_kept(fa_job *j)
                  !(j->by_sign && j->direct[DY]); /* then it is dy that is kept, as it is gathered */
     j->keeps_x = j->whole && !j->direct[X] && (1 + j->keeps_g) * bytes <= fa_l2_bytes();
     j->kept_bytes = (j->keeps_x + j->keeps_g) * bytes;
-    j->fetches = j->whole && j->x->strides[j->x->ndim - 1] == j->itemsize &&
+    j->fetches = j->whole && !j->direct[X] && j->x->strides[j->x->ndim - 1] == j->itemsize &&
                  j->bn->channels * j->bn->count * j->itemsize > fa_l2_bytes();
 }
 

@@ -487,3 +487,25 @@ def test_the_sign_of_z_is_right_next_to_where_z_is_zero(slope, layout):
         _, ctx = fa.batch_norm_forward(x, **extra, **fusion)
         want = fa.batch_norm_backward(function.backward(dy, z, slope), z_ctx)
     assert_same_bits(fa.batch_norm_backward(dy, ctx).x, want.x)
+
+
+@pytest.mark.parametrize(
+    "shape", [(3, 4, 33, 37), (2, 3, 1, 1031), (5, 2, 65, 67), (16, 5, 259, 259)]
+)
+@pytest.mark.parametrize("activation", [None, "leaky_relu", "silu"])
+def test_long_runs_that_fill_no_strips_have_the_bits_of_other_layouts(shape, activation):
+    x, dy = (np.random.default_rng(i).standard_normal(shape, dtype=np.float32) for i in (0, 1))
+    last = [np.ascontiguousarray(np.moveaxis(a, 1, -1)) for a in (x, dy)]
+    y, ctx = fa.batch_norm_forward(x, activation=activation)
+    grads = fa.batch_norm_backward(dy, ctx)
+    y_last, ctx_last = fa.batch_norm_forward(last[0], activation=activation, axis=-1)
+    grads_last = fa.batch_norm_backward(last[1], ctx_last)
+    np.testing.assert_array_equal(ctx.mean, ctx_last.mean)
+    np.testing.assert_array_equal(np.moveaxis(y, 1, -1), y_last)
+    np.testing.assert_array_equal(np.moveaxis(grads.x, 1, -1), grads_last.x)
+    out = np.empty(x.size + 1, np.float32)[1:].reshape(shape)  # not aligned to lines of the cache
+    with fa.num_threads(1):
+        np.testing.assert_array_equal(fa.batch_norm_backward(dy, ctx, out=out).x, grads.x)
+        np.testing.assert_array_equal(
+            fa.batch_norm_forward(x, activation=activation, out=out)[0], y
+        )
