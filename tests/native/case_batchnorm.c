@@ -72,9 +72,18 @@ static int is_learned(int activation)
     return activation >= 0 && fa_activation_table[activation].params[0].kind == FA_HAS_GRADIENT;
 }
 
+/* The first row from one on, in turn, whose gradient depends on the sign of z alone: they have kernels of their own. */
+static int row_by_sign(int row)
+{
+    while (!fa_kernels_for(FA_FLOAT32)->activation[row].sided_sums)
+        row = (row + 1) % FA_ACTIVATION_COUNT;
+    return row;
+}
+
 static void draw_activation(drawing *d, problem *p)
 {
-    p->bn.activation = draw(d, 4) ? (int)draw(d, FA_ACTIVATION_COUNT) : -1;
+    const int kind = (int)draw(d, 4), row = kind ? (int)draw(d, FA_ACTIVATION_COUNT) : -1;
+    p->bn.activation = kind == 3 ? row_by_sign(row) : row;
     const int nparams = p->bn.activation < 0 ? 0 : fa_activation_table[p->bn.activation].nparams;
     p->bn.params_per_channel = is_learned(p->bn.activation);
     const ptrdiff_t each = p->bn.params_per_channel ? p->bn.channels : 1;
