@@ -290,7 +290,7 @@ static int is_by_sign(const fa_job *j)
     int finite = 1; /* or the padding would have a gradient */
     for (int p = 0; p < FA_MAX_PARAMS && bn->params[p]; p++)
         finite &= bn->params[p][0] - bn->params[p][0] == 0.0;
-    return j->backward && j->training && j->passes == FA_BOTH_PASSES && j->activation && j->activation->sided_sums &&
+    return j->backward && j->training && j->passes == FA_BOTH_PASSES && j->activation && j->activation->sided &&
            finite && !j->learns && !bn->residual && !bn->mask && !bn->weights && !bn->from_output;
 }
 

@@ -167,7 +167,7 @@ static void reduce_g(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff_t n, fa_
     const char *dy = read_piece(j, DY, c, k, n, 0.0, j->by_sign && kept ? kept : (char *)s->dy);
     span->dy = covered(j, k, n, span->constants, dy, FA_COVER_ZERO, (char *)s->dy);
     if (j->by_sign) {
-        j->activation->sided_sums(lanes, 1, span);
+        j->kernels->sided[j->bn->activation].sums(lanes, 1, span);
         return;
     }
     read_residual(j, c, k, n, span, worker);
@@ -270,7 +270,7 @@ static void second_pass_piece(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff
     if (j->only_recovers)
         memmove(result, x, (size_t)(n * j->tile_size));
     else if (j->by_sign)
-        j->activation->sided_apply(&span);
+        j->kernels->sided[j->bn->activation].apply(&span);
     else if (j->backward && j->bn->weights && j->training)
         j->kernels->weighted_apply(&span, j->bn->weights + k, 0);
     else if (j->backward)

@@ -285,7 +285,7 @@ static void reduce_strips(const fa_job *j, const piece *p, const fa_span *span, 
             strip.dy = (const char *)span->dy + at;
         if (j->backward) {
             strip.dparam = span->dparam ? span->dparam + t * FA_LANES : NULL;
-            (j->by_sign ? j->activation->sided_sums(own, nlanes, &strip)
+            (j->by_sign ? j->kernels->sided[j->bn->activation].sums(own, nlanes, &strip)
                         : j->kernels->sums(own, nlanes, &strip, buffer_step(p)));
         } else if (j->tolerance) {
             j->kernels->count_lost(own, nlanes, &strip, j->tolerance);
@@ -466,7 +466,7 @@ static void run_second_pass(const fa_job *j, const piece *p, fa_span *span, int 
     if (j->activation && !j->g && !j->by_sign)
         find_g_again(j, p, span, s);
     if (j->by_sign)
-        j->activation->sided_apply(span);
+        j->kernels->sided[j->bn->activation].apply(span);
     else if (j->bn->weights && j->training)
         j->kernels->weighted_apply(span, j->bn->weights + p->row, 1);
     else

@@ -88,10 +88,7 @@ typedef struct {
     /* with normalisation in one loop; NULL where composing the kernels is as fast */
     void (*fused_forward)(const struct fa_span *span);
     void (*fused_backward)(const struct fa_span *span);
-    /* where the gradient depends on the sign of z alone, which x tells by a comparison: the sums of g, as
-     * fa_batchnorm_kernels.sums of g that is dy; and dx, as apply; else NULL */
-    void (*sided_sums)(fa_lanes *sums, int lanes, const struct fa_span *span);
-    void (*sided_apply)(const struct fa_span *span);
+    int sided; /* the gradient depends on the sign of z alone: fa_batchnorm_kernels.sided */
 } fa_activation_kernels;
 
 /* dx may be dy's memory or any input's; dgate too, and it is written before dx's element is. */
@@ -189,6 +186,13 @@ extern const fa_inverse_kind fa_inverse_kinds[FA_ACTIVATION_COUNT];
 
 typedef enum { FA_COVER_SHIFT, FA_COVER_CENTRE, FA_COVER_ZERO } fa_cover_with;
 
+/* Where the gradient depends on the sign of z alone, which x tells by a comparison: what fa_batchnorm_kernels.sums
+ * gives of g, and apply, of dy. */
+typedef struct {
+    void (*sums)(fa_lanes *sums, int lanes, const fa_span *span);
+    void (*apply)(const fa_span *span);
+} fa_sided_kernels;
+
 /* BatchNorm kernels of one dtype; `real` is float or double. */
 typedef struct {
     /* The shift of a channel: the mean of its first FA_LANES elements, in `real`.  Of a channel in a row, or of
@@ -218,6 +222,7 @@ typedef struct {
                   ptrdiff_t channels, const fa_slope *out);
     void (*param_sums)(const double *parts, ptrdiff_t width, ptrdiff_t channels, double *sums);
     void (*find_sides)(fa_strip *strip); /* float32's; else NULL */
+    const fa_sided_kernels *sided;       /* by activation; float32's; else NULL */
     void (*normalize)(const fa_span *span); /* out = z */
     /* out = activation(z), or z if it is NULL; out = g = dy * activation'(z) */
     void (*forward)(const fa_span *span, const fa_activation_kernels *activation, const fa_half_kernels *half);

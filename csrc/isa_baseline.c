@@ -4,8 +4,6 @@
 #define FA_VEC_BYTES 16
 #define FA_VEC_FMA(a, b, c) ((a) * (b) + (c))
 #define FA_VEC_WIDEN(p) ((fa_vec){(p)[0], (p)[1]})
-#define FA_VEC_NARROW(a, b) ((fa_vec_f32){(float)(a)[0], (float)(a)[1], (float)(b)[0], (float)(b)[1]})
-#define FA_VEC_FMA_F32(a, b, c) ((a) * (b) + (c))
 #if defined(__SSE2__)
 #include <emmintrin.h>
 #define FA_STREAM(p, v) _mm_stream_pd((void *)(p), (__m128d)(v))

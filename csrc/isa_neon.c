@@ -4,7 +4,5 @@
 #define FA_VEC_BYTES 16
 #define FA_VEC_FMA(a, b, c) ((fa_vec)vfmaq_f64((float64x2_t)(c), (float64x2_t)(a), (float64x2_t)(b)))
 #define FA_VEC_WIDEN(p) ((fa_vec)vcvt_f64_f32(vld1_f32(p)))
-#define FA_VEC_NARROW(a, b) ((fa_vec_f32)vcvt_high_f32_f64(vcvt_f32_f64((float64x2_t)(a)), (float64x2_t)(b)))
-#define FA_VEC_FMA_F32(a, b, c) ((fa_vec_f32)vfmaq_f32((float32x4_t)(c), (float32x4_t)(a), (float32x4_t)(b)))
 #define FA_STREAM(p, v) vst1q_f64((void *)(p), (float64x2_t)(v))
 #include "isa.inc"

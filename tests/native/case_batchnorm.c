@@ -75,7 +75,7 @@ static int is_learned(int activation)
 /* The first row from one on, in turn, whose gradient depends on the sign of z alone: they have kernels of their own. */
 static int row_by_sign(int row)
 {
-    while (!fa_kernels_for(FA_FLOAT32)->activation[row].sided_sums)
+    while (!fa_kernels_for(FA_FLOAT32)->batchnorm.sided[row].sums)
         row = (row + 1) % FA_ACTIVATION_COUNT;
     return row;
 }
