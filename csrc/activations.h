@@ -71,6 +71,10 @@ FA_INLINE real FN(fa_leaky_relu_backward)(real dy, real x, double negative_slope
 FA_INLINE real FN(fa_prelu_value)(real x, double weight) {
     return FN(fa_leaky_relu_value)(x, weight);
 }
+#define FA_SIDES_prelu , 1
+FA_INLINE real FN(fa_prelu_sided)(real dy, int positive, double weight) {
+    return FN(fa_leaky_relu_sided)(dy, positive, weight);
+}
 FA_INLINE real FN(fa_prelu_backward)(real dy, real x, double weight) {
     return FN(fa_leaky_relu_backward)(dy, x, weight);
 }
