@@ -346,13 +346,14 @@ def broadcast_shape(a, b):
 
 
 def sum_to_shape(part, shape):
-    """Undoes a broadcast: the sum over the axes along which an array of this shape was repeated."""
+    """Undoes a broadcast: the sum over the axes along which an array of this shape was repeated. NumPy adds
+    in the order of memory, so of a packed copy: the same bits for any strides."""
     if part.shape == shape:
         return part
     lead = part.ndim - len(shape)
     repeated = tuple([k for k in range(part.ndim) if k < lead or shape[k - lead] == 1])
     with np.errstate(all="ignore"):
-        total = part.astype(np.float64).sum(axis=repeated).reshape(shape)
+        total = part.astype(np.float64, order="C").sum(axis=repeated).reshape(shape)
         return total.astype(part.dtype)[()]
 
 
