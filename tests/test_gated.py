@@ -198,8 +198,8 @@ def test_objects(name):
 @gates
 def test_the_gradient_of_a_gate_that_was_broadcast_has_the_same_bits_in_any_layout(name):
     rng = np.random.default_rng(5)
-    x, dy = (rng.standard_normal((40, 30)).astype(np.float32) for _ in range(2))
-    for gate in (np.float32(0.7), rng.standard_normal((40, 1)).astype(np.float32)):
+    x, dy = (rng.standard_normal((40, 30)) for _ in range(2))
+    for gate in (0.7, rng.standard_normal((40, 1))):
         want = fa.gated[name].backward(dy, x, gate)
         for order in ("F", "C"):
             a, b = (np.asarray(v, order=order)[::-1] for v in (dy[::-1], x[::-1]))
