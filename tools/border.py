@@ -22,10 +22,23 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from functools import partial
 from pathlib import Path
 
 import numpy
-from native import ROOT, Bug, Missing, must, need, record, run, tail
+from native import (
+    ROOT,
+    Bug,
+    Missing,
+    must,
+    need,
+    pack_corpus,
+    record,
+    run,
+    searched,
+    tail,
+    unpack_corpus,
+)
 
 BUILD, TARGET = ROOT / "build" / "border", ROOT / "tests" / "border" / "target.py"
 CORPUS = TARGET.with_name("corpus.txt")  # a case a line, in hexadecimal
@@ -89,36 +102,23 @@ def build(name: str, bug: Bug | None = None) -> Path:
 # ---- cases -------------------------------------------------------------------------------------
 
 
-def unpack_corpus(folder: Path) -> Path:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for k, line in enumerate(CORPUS.read_text().split()):
-        (folder / f"{k:05}").write_bytes(bytes.fromhex(line))
-    return folder
-
-
-def pack_corpus(made: Path, folder: Path) -> int:
-    """Keeps the cases that reach something that no other does."""
-    least = folder.with_name("least")
-    shutil.rmtree(least, ignore_errors=True)
-    least.mkdir()
-    done = fuzz(made, "-merge=1", least, folder)
-    if done.returncode:
-        sys.exit(tail(done))
-    lines = sorted(path.read_bytes().hex() for path in least.iterdir())
-    CORPUS.write_text("".join(f"{line}\n" for line in lines if line))
-    return len(lines)
-
-
 def fuzz(made: Path, *arguments: object) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": str(made), "FASTACT_NUM_THREADS": "1"}
     return run([sys.executable, TARGET, *LIMITS, *arguments], cwd=BUILD, env=environment)
 
 
+def fuzz_all(made: Path, *arguments: object) -> str:
+    """What the fuzzer says, which has to find nothing."""
+    done = fuzz(made, *arguments)
+    if done.returncode:
+        sys.exit(f"status {done.returncode}\n{tail(done)}")
+    return done.stdout
+
+
 def find(bug: Bug, seconds: int, from_nothing: bool) -> str:
     """That the fuzzer finds it, starting from the corpus or from nothing."""
     made = build(bug.name, bug)
-    folder = [] if from_nothing else [unpack_corpus(made / "corpus")]
+    folder = [] if from_nothing else [unpack_corpus(made / "corpus", CORPUS)]
     done = fuzz(made, f"-max_total_time={seconds}", f"-artifact_prefix={made}/", *folder)
     if done.returncode == 0 or bug.said not in done.stdout:
         sys.exit(f"the planted bug {bug.name} was not found:\n{tail(done)}")
@@ -133,16 +133,11 @@ def border(options) -> dict:
         raise Missing("atheris")
     made = build("clean")
     figures = {"planted": [find(bug, 300, options.record) for bug in PLANTED]}
-    folder = unpack_corpus(BUILD / "corpus")
-    done = fuzz(made, f"-max_total_time={options.seconds}", f"-artifact_prefix={BUILD}/", folder)
-    if done.returncode:
-        sys.exit(f"status {done.returncode}\n{tail(done)}")
-    cases = int(re.search(r"stat::number_of_executed_units:\s*(\d+)", done.stdout)[1])
-    branches = int(re.findall(r"cov: (\d+)", done.stdout)[-1])
-    print(f"  {cases} cases in {options.seconds} s, {branches} edges, no failure")
-    figures |= {"cases": cases, "seconds": options.seconds, "edges": branches, "failures": 0}
+    folder = unpack_corpus(BUILD / "corpus", CORPUS)
+    limits = (f"-max_total_time={options.seconds}", f"-artifact_prefix={BUILD}/")
+    figures |= searched(fuzz_all(made, *limits, folder), options.seconds)
     if options.record:
-        figures["corpus"] = pack_corpus(made, folder)
+        figures["corpus"] = pack_corpus(partial(fuzz_all, made), folder, CORPUS)
     return figures
 
 

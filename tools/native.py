@@ -27,7 +27,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -417,23 +417,32 @@ def emulators(options) -> dict:
 CORPUS = NATIVE / "corpus.txt"  # a case a line, in hexadecimal
 
 
-def unpack_corpus(folder: Path) -> Path:
+def unpack_corpus(folder: Path, corpus: Path = CORPUS) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for k, line in enumerate(CORPUS.read_text().split()):
+    for k, line in enumerate(corpus.read_text().split()):
         (folder / f"{k:05}").write_bytes(bytes.fromhex(line))
     return folder
 
 
-def pack_corpus(made: Path, folder: Path) -> int:
-    """Keeps the cases that reach something that no other does."""
+def pack_corpus(fuzzer: Callable[..., object], folder: Path, corpus: Path = CORPUS) -> int:
+    """Keeps the cases that reach something that no other does; `fuzzer` takes libFuzzer's
+    arguments."""
     least = folder.with_name("least")
     shutil.rmtree(least, ignore_errors=True)
     least.mkdir()
-    must([made, "-merge=1", least, folder])
+    fuzzer("-merge=1", least, folder)
     lines = sorted(path.read_bytes().hex() for path in least.iterdir())
-    CORPUS.write_text("".join(f"{line}\n" for line in lines if line))
+    corpus.write_text("".join(f"{line}\n" for line in lines if line))
     return len(lines)
+
+
+def searched(said: str, seconds: int) -> dict:
+    """The figures of a search that found nothing, from what libFuzzer says."""
+    runs = int(re.search(r"stat::number_of_executed_units:\s*(\d+)", said)[1])
+    edges = int(re.findall(r"cov: (\d+)", said)[-1])
+    print(f"  {runs} cases in {seconds} s, {edges} edges, no failure")
+    return {"cases": runs, "seconds": seconds, "edges": edges, "failures": 0}
 
 
 def fuzz(options) -> dict:
@@ -452,12 +461,9 @@ def fuzz(options) -> dict:
     made, folder = program(FUZZ), unpack_corpus(BUILD / "fuzz" / "corpus")
     done = execute([made, *limits, f"-max_total_time={options.seconds}", folder], FASTACT_ISA="")
     digests(done)
-    runs = int(re.search(r"stat::number_of_executed_units:\s*(\d+)", done.stdout)[1])
-    edges = int(re.findall(r"cov: (\d+)", done.stdout)[-1])
-    print(f"  {runs} cases in {options.seconds} s, {edges} edges, no failure")
-    figures |= {"cases": runs, "seconds": options.seconds, "edges": edges, "failures": 0}
+    figures |= searched(done.stdout, options.seconds)
     if options.record:
-        figures["corpus"] = pack_corpus(made, folder)
+        figures["corpus"] = pack_corpus(lambda *given: must([made, *given]), folder)
     return figures
 
 

@@ -42,7 +42,9 @@ PARTS = {
         " verify",
         "every_activation_by_default or as_json or selected_activations or fork or installed_peer"
         " or installation_is_right or agrees_with_torch or larger_than_the_memory"
-        " or outlive_everything or finite_differences",
+        " or outlive_everything or finite_differences or of_torch or every_name_passes"
+        " or a_script_of_bench or json_is_all or bit_for_bit or bad_environment"
+        " or environment_sets or every_command_says",
         runs_slow=False,  # `python tests` does
     ),
     "interop": Part("protocols dask distributed convert", "every_way_to_cut or pint_units"),
