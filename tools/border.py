@@ -103,8 +103,12 @@ def build(name: str, bug: Bug | None = None) -> Path:
 
 
 def fuzz(made: Path, *arguments: object) -> subprocess.CompletedProcess:
+    """A program of its own: to reduce a corpus, libFuzzer runs again what it was started as."""
+    program = made / "fuzzer"
+    program.write_text(f'#!/bin/sh\nFUZZER="$0" exec "{sys.executable}" "{TARGET}" "$@"\n')
+    program.chmod(0o755)
     environment = {**os.environ, "PYTHONPATH": str(made), "FASTACT_NUM_THREADS": "1"}
-    return run([sys.executable, TARGET, *LIMITS, *arguments], cwd=BUILD, env=environment)
+    return run([program, *LIMITS, *arguments], cwd=BUILD, env=environment)
 
 
 def fuzz_all(made: Path, *arguments: object) -> str:

@@ -433,6 +433,8 @@ def pack_corpus(fuzzer: Callable[..., object], folder: Path, corpus: Path = CORP
     least.mkdir()
     fuzzer("-merge=1", least, folder)
     lines = sorted(path.read_bytes().hex() for path in least.iterdir())
+    if not any(lines):
+        sys.exit(f"nothing of {folder} was kept")
     corpus.write_text("".join(f"{line}\n" for line in lines if line))
     return len(lines)
 

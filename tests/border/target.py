@@ -290,7 +290,7 @@ def checked(data):
 
 def main():
     fa.set_num_threads(1)
-    atheris.Setup(sys.argv, checked, internal_libfuzzer=True)
+    atheris.Setup([os.environ["FUZZER"], *sys.argv[1:]], checked, internal_libfuzzer=True)
     atheris.Fuzz()
 
 
