@@ -425,6 +425,7 @@ cdef class _Function:
     def dispatch(self, tuple args, dict kwargs):
         """Parameters by name or position become the ufunc's inputs."""
         inputs, kwargs = self.bind(args, kwargs)
+        self.check_outputs(inputs[self.ndata + self.nparams:], kwargs.get("out"))
         if self.takes_gradient():
             self.check_two_gradients(inputs, kwargs)
         if any([_protocols.is_foreign(value) for value in inputs]):
@@ -471,6 +472,12 @@ cdef class _Function:
             return float(value) if isinstance(value, int) else value
         except OverflowError:
             raise ValueError(f"{self.name}(): {name} is too large for a float64") from None
+
+    def check_outputs(self, tuple positional, named):
+        """NumPy casts bfloat16 to raw bytes, and finds out that it cannot when it has written another output."""
+        for out in (*positional, *(named if isinstance(named, tuple) else (named,))):
+            if isinstance(out, np.ndarray) and out.dtype.kind == "V" and dtype_of(out) < 0:
+                raise TypeError(f"{self.name}(): out has dtype {out.dtype}; expected one of numbers")
 
     def check_two_gradients(self, tuple inputs, dict kwargs):
         """A backward that gives two gradients takes three inputs and out=."""

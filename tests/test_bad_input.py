@@ -204,3 +204,14 @@ def test_the_cast_that_numpy_has_not_is_refused_in_any_layout():
             function(x, dtype=np.float16)
         with pytest.raises(TypeError, match="cast"):
             function(x, out=np.empty(6, np.float16))
+
+
+def test_raw_bytes_are_no_output():
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    for x in (np.ones(3, ml_dtypes.bfloat16), X[:, 0]):
+        outs = np.zeros(len(x), x.dtype), np.zeros(len(x), "V4")
+        with pytest.raises(TypeError, match="out has dtype"):
+            fa.activations[PLAIN_NAME](x, out=outs[1])
+        with pytest.raises(TypeError, match="out has dtype"):
+            next(iter(fa.gated.values())).backward(x, x, x, out=outs)
+        assert not outs[0].any()
