@@ -33,9 +33,12 @@ def get_include():
 _built = _util.find_spec("fastact._runtime") is not None
 
 
+_later = ("memory", "reference")  # modules that few need, imported when they are asked for
+
+
 def __getattr__(name):
-    if name == "reference":  # half of the time to import fastact, and few need it
-        return _importlib.import_module("fastact.reference")
+    if name in _later and (_built or name == "reference"):
+        return _importlib.import_module(f"fastact.{name}")
     if _built:
         raise AttributeError(f"module 'fastact' has no attribute {name!r}")
     raise ImportError(
@@ -45,13 +48,12 @@ def __getattr__(name):
 
 
 def __dir__():
-    return sorted({*globals(), "reference"})
+    return sorted({*globals(), *(_later if _built else ("reference",))})
 
 
 if _built:
     from types import MappingProxyType as _MappingProxyType
 
-    from fastact import memory
     from fastact._activation import Activation
     from fastact._activation import activations as _activations
     from fastact._activation import gated as _gated

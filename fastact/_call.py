@@ -23,7 +23,7 @@ SAVES = ("input", "output")
 Result = tuple[np.ndarray, BatchNormContext]
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Call:
     """The checked arguments of a forward call."""
 

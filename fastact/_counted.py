@@ -12,7 +12,7 @@ from fastact._protocols import refuse_foreign
 LANES = 16  # csrc/fastact.h's FA_LANES
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Counted:
     """What counts, a number for each element of a channel in logical order; in the form that the
     kernels take, with LANES elements more that say nothing."""

@@ -14,7 +14,6 @@ for one's own row: `Allreduce(send, receive)` or `allreduce(table)` of float64.
 from __future__ import annotations
 
 import weakref
-import zlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -108,6 +107,8 @@ def elect(group: Group) -> tuple[int, int]:
 
 def checksum(*values: object) -> float:
     """Of arrays and words, to be compared."""
+    import zlib  # here: most processes are the only one
+
     total = 0
     for value in values:
         data = value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode()

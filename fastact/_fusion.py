@@ -12,7 +12,7 @@ from fastact import _checks as checks
 from fastact._activation import activation as find_activation
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Fused:
     name: str | None = None
     values: tuple[np.ndarray, ...] = ()

@@ -1,16 +1,15 @@
 """What ``import fastact`` costs: little time beyond NumPy's, and no other package."""
 
 import re
-import statistics
 
 import pytest
 from conftest import once, python
 
 pytestmark = once
 # Seconds beyond NumPy, of the processor: a busy machine's other work is no part of it. Where NumPy
-# itself takes long to import (90 ms on the machine where this was written), a share of that.
-LIMIT, SHARE = 0.050, 0.6
-ROUNDS = 7
+# itself takes long to import (more than 125 ms), a share of that.
+LIMIT, SHARE = 0.050, 0.4
+ROUNDS = 25  # at most: a busy machine only ever adds, so that one within the limit is enough
 
 # Modules of the standard library are already there where NumPy, or Python's start, wanted them.
 CODE = """
@@ -23,21 +22,26 @@ print(middle - start, time.process_time() - middle)
 """
 
 
-def seconds():
-    status, out, err = python(CODE)
+def seconds(folder):
+    # Installed packages have their bytecode; a checkout, where the environment forbids to write it,
+    # would be compiled each time, for twice as long as all else takes.
+    bytecode = {"PYTHONDONTWRITEBYTECODE": None, "PYTHONPYCACHEPREFIX": str(folder)}
+    status, out, err = python(CODE, **bytecode)
     assert status == 0, err
     return tuple(map(float, out.split()))
 
 
-def test_the_import_takes_less_than_50_ms_beyond_numpy():
-    seconds()  # the first reads the files and may write .pyc
-    numpys, times = (
-        sorted(column) for column in zip(*(seconds() for _ in range(ROUNDS)), strict=True)
+def test_the_import_takes_less_than_50_ms_beyond_numpy(tmp_path):
+    seconds(tmp_path)  # the first reads the files and writes the bytecode
+    rounds = []
+    for _ in range(ROUNDS):
+        rounds.append(seconds(tmp_path))
+        numpys, least = map(min, zip(*rounds, strict=True))
+        if least < max(LIMIT, SHARE * numpys):
+            return
+    assert least < max(LIMIT, SHARE * numpys), (
+        f"{1e3 * least:.1f} ms or more; NumPy {1e3 * numpys:.1f}"
     )
-    # a busy machine only ever adds
-    limit = max(LIMIT, SHARE * numpys[0])
-    assert times[0] < limit, f"{1e3 * times[0]:.1f} to {1e3 * times[-1]:.1f} ms"
-    print(f"median {1e3 * statistics.median(times):.1f} ms, NumPy {1e3 * numpys[0]:.1f}")
 
 
 def test_the_import_needs_numpy_alone():
