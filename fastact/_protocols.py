@@ -39,10 +39,10 @@ def is_foreign(value: object) -> bool:
 
 def refuse_foreign(name: str, value: object) -> None:
     """For functions that are no ufuncs: they give a numpy.ndarray, and drop nothing silently."""
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name}: a masked array would lose its mask; pass an ordinary array")
-    if isinstance(value, np.memmap) or not is_foreign(value):
+    if not is_foreign(value) or isinstance(value, np.memmap):
         return
+    if isinstance(value, np.ma.MaskedArray):  # late: NumPy imports numpy.ma when it is first named
+        raise TypeError(f"{name}: a masked array would lose its mask; pass an ordinary array")
     kind = type(value)
     if hasattr(kind, "__array_ufunc__"):
         raise TypeError(
