@@ -265,7 +265,10 @@ cdef bint common_real(const fa_operand *data, int ndata, fa_dtype *real) noexcep
 
 
 cdef bint is_cast(int source, int target) noexcept:
-    """NumPy has no cast from bfloat16 to float16 that a ufunc would make."""
+    """Whether a ufunc would make this cast, and to the same bits: not bfloat16 to float16; and ml_dtypes
+    rounds what has more bits than float32 to that first, and then to bfloat16."""
+    if target == FA_BFLOAT16:
+        return real_for(source) != FA_FLOAT64
     return source != FA_BFLOAT16 or target != FA_FLOAT16
 
 

@@ -59,9 +59,9 @@ cdef int resolve(PyObject *ufunc, cnp.NPY_CASTING casting, PyObject **operands, 
         for k in range(nin):
             if not is_known(OPERAND_TYPE(operands[k])):
                 check_user_dtype(name, k, (<object>operands[k]).dtype)
-        wanted = half_loop([(<object>operands[k]).dtype for k in range(ndata)
-                            if is_half(OPERAND_TYPE(operands[k]))],
-                           [(<object>operands[k]).dtype for k in range(ndata)], <cnp.ufunc>ufunc)
+        if some_half(operands, nin + (<cnp.ufunc>ufunc).nout):
+            wanted = loop_by_data([(<object>operands[k]).dtype for k in range(ndata)],
+                                  some_half(operands, ndata), <cnp.ufunc>ufunc)
     if wanted is None:
         return CALL_RESOLVER(numpys_resolver, ufunc, casting, operands, NULL, out)
     wanted = with_wide_parameters(wanted, ndata, nin)
@@ -80,12 +80,19 @@ cdef bint is_half(int kind) noexcept:
     return kind == NPY_HALF or kind >= NPY_USERDEF
 
 
-cdef tuple half_loop(list halves, list data, cnp.ufunc ufunc):
-    """The loop for data of which some is half precision, else None: it is computed in what NumPy promotes
-    the data to, where without this the first loop, of float32, would take it."""
-    if not halves:
-        return None
-    real = np.result_type(*data)
+cdef bint some_half(PyObject **operands, int count) noexcept:
+    for operand in operands[:count]:
+        if operand != NULL and is_half(OPERAND_TYPE(operand)):
+            return True
+    return False
+
+
+cdef tuple loop_by_data(list data, bint half, cnp.ufunc ufunc):
+    """The loop that the data alone ask for: half precision is computed in what NumPy promotes the data to,
+    where without this the first loop, of float32, would take it. Parameters and outputs are cast. NumPy
+    itself would take bfloat16's loop for data of 8 bits with an output of bfloat16, and remember that choice
+    for calls without one."""
+    real = np.result_type(*data) if half else np.result_type(np.float32, *data)
     return (real,) * len(data) + (float64,) * (ufunc.nin - len(data)) + (real,) * ufunc.nout
 
 

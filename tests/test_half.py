@@ -170,6 +170,115 @@ assert (y == f(x.astype(ml_dtypes.bfloat16))).all()
         assert python(code.format(way)) == (0, "", "")
 
 
+# with fewer bits than bfloat16, and with more than float32, over which ml_dtypes casts to it
+SOURCES = [np.bool_, np.int8, np.uint16, np.int64, np.float16, np.float32, np.float64]
+
+
+def near_the_middle(source):
+    """Values of which some lie just beside the middle of two neighbours of either format."""
+    ties = 1 + np.ldexp(np.array([1.0, 3.0]), -np.array([[8], [11]])).ravel()
+    x = np.concatenate([mixed(997, np.float64, 6), ties, ties + 2.0**-40, ties - 2.0**-40, -ties])
+    return (
+        np.clip(x, -1000, 1000).astype(source)
+        if np.dtype(source).kind in "iu"
+        else x.astype(source)
+    )
+
+
+def ways_to_write(name, backward, x, params, dtype):
+    """What is written into an array of dtype over ones, on every way there is."""
+    function = fa.activations[name]
+    two = backward and function.learned
+    every, some = np.ones(len(x), bool), np.arange(len(x)) % 3 > 0
+
+    def ones(*lead):
+        return np.ones((*lead, len(x)), dtype)
+
+    def written(how, **kwargs):
+        out = ones()
+        outs = (out, ones()) if two and how is call_ufunc else out
+        how(name, backward, x, x, params, out=outs, **kwargs)
+        where = kwargs.get("where", every)
+        assert (out[~where] == 1).all()
+        return where, out[where]
+
+    yield written(call)
+    yield written(call_ufunc)
+    yield written(call_ufunc, where=some)
+    strided = ones(2).T[:, 0]
+    call(name, backward, x, x, params, out=strided)
+    yield every, strided
+    if not two:
+        yield written(call, where=some)
+        yield written(call, order="F")  # the ufunc's way
+
+
+@halves
+@directions
+@each
+@quiet
+def test_an_output_in_half_precision_takes_the_result_as_numpy_casts_it(name, dtype, backward):
+    """Whatever the way: computed in the dtype that the data ask for, and cast."""
+    for source in SOURCES:
+        x, params = near_the_middle(source), defaults(name)
+        want = call(name, backward, x, x, params).astype(dtype)
+        for where, got in ways_to_write(name, backward, x, params, dtype):
+            assert_same_bits(got, want[where], source)
+
+
+@halves
+@pytest.mark.parametrize("source", SOURCES[1:], ids=lambda s: s.__name__)
+@gates
+@quiet
+def test_outputs_of_gated_pairs_in_half_precision_too(name, source, dtype):
+    x, function = near_the_middle(source), fa.gated[name]
+    want = (function(x, x), *function.backward(x, x, x))
+    some = np.arange(len(x)) % 3 > 0
+    for how in (function, function.ufunc):
+        got = np.ones(len(x), dtype), np.ones(len(x), dtype)
+        how(x, x, out=got[0])
+        how(x, x, out=got[1], where=some)
+        assert_same_bits(got[0], want[0].astype(dtype))
+        assert_same_bits(got[1], np.where(some, got[0], np.ones_like(got[0])))
+    for how in (function.backward, function.backward.ufunc):
+        mixed_outputs = np.empty(len(x), dtype), np.empty(len(x), want[2].dtype)
+        how(x, x, x, out=mixed_outputs)
+        assert_same_bits(mixed_outputs[0], want[1].astype(dtype))
+        assert_same_bits(mixed_outputs[1], want[2])
+
+
+@halves
+@each
+@quiet
+def test_another_dtype_in_between_rounds_as_numpy_does(name, dtype):
+    x, params = near_the_middle(np.float64), defaults(name)
+    narrow = x.astype(dtype)
+    for how in (call, call_ufunc):
+        assert_same_bits(how(name, False, None, x, params, dtype=dtype),
+                         call(name, False, None, narrow, params))  # fmt: skip
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("name", [NAMES[0], next(n for n in NAMES if defaults(n))])
+def test_neither_an_output_nor_a_parameter_decides_the_next_calls_dtype(name):
+    """NumPy keeps what it has found for the dtypes of the inputs."""
+    code = f"""
+import numpy as np, ml_dtypes, fastact as fa
+f, params = fa.activations[{name!r}], {defaults(name)!r}
+narrow = [np.array([p], ml_dtypes.bfloat16) for p in params]
+one = np.ones(1, ml_dtypes.bfloat16)
+f(one, *params)
+for kind in (np.int8, np.uint8, np.bool_):
+    x = np.ones(3, kind)
+    f.ufunc(x, *params, out=np.ones(3, ml_dtypes.bfloat16))
+    f.backward.ufunc(x, x, *params, out=np.ones(3, ml_dtypes.bfloat16))
+    for given in (params, narrow):
+        for result in (f(x, *given), f.ufunc(x, *given), f.backward.ufunc(x, x, *given)):
+            assert result.dtype == np.float32, (kind, given, result.dtype)
+"""
+    assert python(code) == (0, "", "")
+
+
 @needs_bfloat16
 def test_the_two_formats_do_not_mix():
     x = np.ones(5, np.float16)
