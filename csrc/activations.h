@@ -268,12 +268,18 @@ FA_INLINE real FN(fa_hard_sigmoid_backward)(real dy, real x, double alpha, doubl
 /* logsigmoid: -log(1 + e^-x) = -softplus(-x); derivative sigma(-x) */
 FA_INLINE real FN(fa_softplus_value)(real x, double beta);
 FA_INLINE real FN(fa_softplus_backward)(real dy, real x, double beta);
+#if FA_BITS == 32
+FA_INLINE float fa_softplus_forward_limit(double beta);
+#endif
 FA_INLINE real FN(fa_logsigmoid_value)(real x) { return -FN(fa_softplus_value)(-x, 1.0); }
 FA_INLINE real FN(fa_logsigmoid_backward)(real dy, real x) {
     return FN(fa_softplus_backward)(dy, -x, 1.0);
 }
 #if FA_BITS == 32
+#define FA_FAST_logsigmoid_forward , PIECES
 #define FA_FAST_logsigmoid_backward , EXP
+FA_INLINE float fa_logsigmoid_forward_limit(void) { return fa_softplus_forward_limit(1.0); }
+FA_FORWARD_BY_PIECES(logsigmoid, fa_log1pexp_pieces, -(fa_positive_v(-x) + p))
 FA_INLINE float fa_logsigmoid_backward_limit(void) { return FA_EXP_LIMIT_F; }
 FA_INLINE float fa_logsigmoid_backward_exponent(float x) { return -x; }
 FA_INLINE float fa_logsigmoid_fast_backward(float dy, float x, fa_exp_parts e) {
@@ -434,7 +440,10 @@ FA_INLINE real FN(fa_softplus_backward)(real dy, real x, double beta) {
     return n_finish(n_set(dy), n_div(v.left, v.sum), lift);
 }
 #if FA_BITS == 32
+#define FA_FAST_softplus_forward , PIECES
 #define FA_FAST_softplus_backward , EXP
+FA_INLINE float fa_softplus_forward_limit(double beta) { return beta == 1.0 ? 9.37f : FA_NEVER; }
+FA_FORWARD_BY_PIECES(softplus, fa_log1pexp_pieces, fa_positive_v(x) + p)
 FA_INLINE float fa_softplus_backward_limit(double beta) { return beta == 1.0 ? FA_EXP_LIMIT_F : FA_NEVER; }
 FA_INLINE float fa_softplus_backward_exponent(float x, double beta) { return (void)beta, x; }
 FA_INLINE float fa_softplus_fast_backward(float dy, float x, fa_exp_parts e, double beta) {
@@ -510,6 +519,14 @@ FA_INLINE real FN(fa_gelu_backward)(real dy, real x) {
     num g = n_normal_slope(c, lift);
     return FN(fa_nan_of)(x, n_finish(n_set(dy), n_select(x > 0, n_sub(n_set(1.0), g), g), lift));
 }
+#if FA_BITS == 32
+#define FA_FAST_gelu_forward , PIECES
+#define FA_FAST_gelu_backward , PIECES
+FA_INLINE float fa_gelu_forward_limit(void) { return 4.21f; }
+FA_INLINE float fa_gelu_backward_limit(void) { return 4.68f; }
+FA_FORWARD_BY_PIECES(gelu, fa_normal_tail_pieces, FA_VEC_FMA(fa_minus_abs_v(x), p, fa_positive_v(x)))
+FA_BACKWARD_BY_PIECES(gelu, fa_normal_slope_pieces, dy * fa_turned_v(x, p))
+#endif
 
 /* gelu_tanh: x sigma(y), y = 2 sqrt(2/pi) (x + 0.044715 x^3) = x (a + b x^2), which is the published
  * 0.5 x (1 + tanh(y / 2)); derivative sigma + x y' sigma (1 - sigma) */
