@@ -7,7 +7,9 @@ What is measured is the installed fastact, by calls as a user makes them. --full
 input with the best instruction set, holds the others that have fused multiply-add to the same bits,
 and measures the baseline on the sample. It writes docs/accuracy.json as it goes and, interrupted,
 goes on where it stopped; accuracy_report.py makes docs/accuracy.md of it. The JSON carries a hash
-of the sources that each function's figures belong to: a change to one asks for its sweep alone.
+of the sources that each function's figures belong to: a change to one asks for its sweep alone. A
+change to what all share asks for all results again, but only where they differ from those on record
+for the oracle's judgement.
 Exit status 1: a promise is broken.
 """
 
@@ -42,6 +44,7 @@ KERNELS = [
     "half.inc",
     "kernels.inc",
 ]
+KERNELS += ["narrow.h", "pieces.h", "pieces_tables.h"]
 KERNELS += [f"isa{name}" for name in (".inc", "_list.inc", "_real.inc")]
 KERNELS += [f"isa_{name}.c" for name in ("baseline", "avx2", "avx512", "neon")]
 STRIDE = 251  # of the sample: 2^32 / 251 > 2^24 bit patterns
@@ -232,9 +235,9 @@ def row_of(report: Report, seconds: float, **what) -> dict:
 class Measurement:
     """Everything that is asked of one instruction set; `rows` go to `done` as they come."""
 
-    def __init__(self, isa: str, full: bool, known: dict, done) -> None:
+    def __init__(self, isa: str, full: bool, known: set, former: dict, done) -> None:
         self.oracle, self.isa, self.full = Oracle(), isa, full
-        self.known, self.done, self.dy = known, done, np.ones(0)
+        self.known, self.former, self.done, self.dy = known, former, done, np.ones(0)
 
     def run(self, names: list[str]) -> None:
         missing = [name for name in [*fa.activations, *fa.gated] if name not in self.oracle.index]
@@ -256,7 +259,13 @@ class Measurement:
     def new(self, **what) -> bool:
         self.what = {"isa": self.isa, **what}
         self.began = time.perf_counter()
-        return key_of(self.what) not in self.known
+        if key_of(self.what) in self.known:
+            return False
+        former = self.former.get(key_of(self.what))
+        if former and digest_of(self.oracle, former) == former["digest"]:
+            self.done(former)
+            return False
+        return True
 
     def finish(self, report, **more) -> None:
         self.done(row_of(report, time.perf_counter() - self.began, **self.what, **more))
@@ -417,19 +426,35 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def judge() -> str:
+    """A hash of the oracle: figures of another one do not count, whatever the results."""
+    return digest(" ".join(code_of(HERE / f"oracle.{end}") for end in "hc"))
+
+
 def load() -> dict:
-    """What the record has of functions that are still the same."""
+    """What the record has of functions that are still the same, and of others' libraries."""
     record, current = {"rows": []}, sources()
     if RECORD.exists():
         record = json.loads(RECORD.read_text())
     known = record.get("sources", {})
     same = {name for name, value in current.items() if known.get(name) == value}
-    return {"sources": current, "rows": [r for r in record["rows"] if r["name"] in same]}
+    peers = record.get("oracle") == judge()
+    rows = [r for r in record["rows"] if r["name"] in same or (peers and "peer" in r)]
+    return {"oracle": judge(), "sources": current, "rows": rows}
+
+
+def results_on_record() -> dict:
+    """Rows of any sources whose results can be compared, by what they are of."""
+    record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    if record.get("oracle") != judge():
+        return {}
+    return {key_of(r): r for r in record["rows"] if "digest" in r}
 
 
 def save(record: dict) -> None:
     rows = ",\n".join(json.dumps(row) for row in record["rows"])
-    RECORD.write_text(f'{{"sources": {json.dumps(record["sources"])}, "rows": [\n{rows}\n]}}\n')
+    head = json.dumps({key: record[key] for key in ("oracle", "sources")})[:-1]
+    RECORD.write_text(f'{head}, "rows": [\n{rows}\n]}}\n')
 
 
 def show(row: dict) -> None:
@@ -444,8 +469,8 @@ def show(row: dict) -> None:
 
 def measure_here(full: bool, names: list[str], out: str | None) -> int:
     """This process's instruction set."""
-    record = load() if full else {"sources": sources(), "rows": []}
-    failed = []
+    record = load() if full else {"rows": []}
+    former, failed = results_on_record() if full else {}, []
 
     def done(row):
         show(row)
@@ -456,7 +481,7 @@ def measure_here(full: bool, names: list[str], out: str | None) -> int:
             save(record)
 
     known = {key_of(row) for row in record["rows"]}
-    Measurement(fa.config()["isa"], full, known, done).run(names)
+    Measurement(fa.config()["isa"], full, known, former, done).run(names)
     if out:
         Path(out).write_text(json.dumps(record))
     return 1 if failed else 0
@@ -470,6 +495,20 @@ def inputs_again(row: dict):
     return (doubles(min(n, CHUNK), seed) for seed, n in enumerate(range(count, 0, -CHUNK)))
 
 
+def digest_of(oracle: Oracle, row: dict) -> str:
+    """What this process computes for the inputs of a row."""
+    function, digest = fa.activations[row["name"]], 0
+    for x in inputs_again(row):
+        given = typed(function, defaults(function), x.dtype)
+        with np.errstate(all="ignore"):
+            if row["slope"]:
+                y = backward(function, np.ones_like(x), x, given)
+            else:
+                y = function(x, *given)
+        digest = (digest * 3 + oracle.digest(y)) % 2**64
+    return f"{digest:016x}"
+
+
 def measure_bits() -> int:
     """Hold this process's instruction set to the digests of the record, and add what it finds."""
     record, isa, oracle, wrong = load(), fa.config()["isa"], Oracle(), 0
@@ -478,24 +517,10 @@ def measure_bits() -> int:
         new = {key: row[key] for key in ("name", "slope", "dtype", "of", "inputs")} | {"isa": isa}
         if key_of(new) in known:
             continue
-        function, digest = fa.activations[row["name"]], 0
-        for x in inputs_again(row):
-            given = typed(function, defaults(function), x.dtype)
-            with np.errstate(all="ignore"):
-                y = (
-                    backward(function, np.ones_like(x), x, given)
-                    if row["slope"]
-                    else function(x, *given)
-                )
-            digest = (digest * 3 + oracle.digest(y)) % 2**64
-        new["same_bits"] = f"{digest:016x}" == row["digest"]
+        new["same_bits"] = digest_of(oracle, row) == row["digest"]
         wrong |= not new["same_bits"]
-        print(
-            isa,
-            key_of(row),
-            "the same bits" if new["same_bits"] else "FAIL: other bits",
-            flush=True,
-        )
+        verdict = "the same bits" if new["same_bits"] else "FAIL: other bits"
+        print(isa, key_of(row), verdict, flush=True)
         record["rows"].append(new)
         save(record)
     return int(wrong)

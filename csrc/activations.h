@@ -71,10 +71,6 @@ FA_INLINE real FN(fa_leaky_relu_backward)(real dy, real x, double negative_slope
 FA_INLINE real FN(fa_prelu_value)(real x, double weight) {
     return FN(fa_leaky_relu_value)(x, weight);
 }
-#define FA_SIDES_prelu , 1
-FA_INLINE real FN(fa_prelu_sided)(real dy, int positive, double weight) {
-    return FN(fa_leaky_relu_sided)(dy, positive, weight);
-}
 FA_INLINE real FN(fa_prelu_backward)(real dy, real x, double weight) {
     return FN(fa_leaky_relu_backward)(dy, x, weight);
 }
@@ -609,6 +605,14 @@ FA_INLINE real FN(fa_swish_value)(real x, double beta) {
 FA_INLINE real FN(fa_swish_backward)(real dy, real x, double beta) {
     return FN(fa_gate_backward)(dy, n_clamp(n_product(FN(fa_clamp)(x, FA_LARGEST), beta), FA_TAIL));
 }
+#if FA_BITS == 32
+#define FA_FAST_swish_forward , EXP
+FA_INLINE float fa_swish_forward_limit(double beta) { return beta == 1.0 ? FA_EXP_LIMIT_F : FA_NEVER; }
+FA_INLINE float fa_swish_forward_exponent(float x, double beta) { return (void)beta, x; }
+FA_INLINE float fa_swish_fast_value(float x, fa_exp_parts e, double beta) {
+    return (void)beta, fa_silu_fast_value(x, e);
+}
+#endif
 
 /* hardswish: x (x + 3) / 6 between -3 and 3, 0 to the left, x to the right; derivative (2 x + 3) / 6 */
 FA_INLINE real FN(fa_hardswish_value)(real x) {

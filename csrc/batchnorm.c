@@ -290,8 +290,9 @@ static int is_by_sign(const fa_job *j)
     int finite = 1; /* or the padding would have a gradient */
     for (int p = 0; p < FA_MAX_PARAMS && bn->params[p]; p++)
         finite &= bn->params[p][0] - bn->params[p][0] == 0.0;
-    return j->backward && j->training && j->passes == FA_BOTH_PASSES && j->activation && j->activation->sided &&
-           finite && !j->learns && !bn->residual && !bn->mask && !bn->weights && !bn->from_output;
+    return j->backward && j->training && j->passes == FA_BOTH_PASSES && j->activation && j->kernels->sided &&
+           j->kernels->sided[bn->activation].sums && finite && !j->learns && !bn->residual && !bn->mask &&
+           !bn->weights && !bn->from_output;
 }
 
 /* Whether the first pass had better leave g where dx will be than the second compute it again. */

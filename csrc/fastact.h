@@ -88,7 +88,6 @@ typedef struct {
     /* with normalisation in one loop; NULL where composing the kernels is as fast */
     void (*fused_forward)(const struct fa_span *span);
     void (*fused_backward)(const struct fa_span *span);
-    int sided; /* the gradient depends on the sign of z alone: fa_batchnorm_kernels.sided */
 } fa_activation_kernels;
 
 /* dx may be dy's memory or any input's; dgate too, and it is written before dx's element is. */

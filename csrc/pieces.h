@@ -23,12 +23,12 @@ typedef struct {
     _Alignas(32) uint32_t upper[8], lower[8];
 } fa_eight;
 #define FA_EIGHT(a, b, c, d, e, f, g, h)                                                               \
-    {{FA_UPPER(a), FA_UPPER(b), FA_UPPER(c), FA_UPPER(d), FA_UPPER(e), FA_UPPER(f), FA_UPPER(g), FA_UPPER(h)}, \
+    {{FA_UPPER(a), FA_UPPER(b), FA_UPPER(c), FA_UPPER(d), FA_UPPER(e), FA_UPPER(f), FA_UPPER(g), FA_UPPER(h)},\
      {FA_LOWER(a), FA_LOWER(b), FA_LOWER(c), FA_LOWER(d), FA_LOWER(e), FA_LOWER(f), FA_LOWER(g), FA_LOWER(h)}}
 #define FA_UPPER(c) (uint32_t)((c) >> 32)
 #define FA_LOWER(c) (uint32_t)(c)
 
-/* Halves of elements of k[v] lie in even places of 32 bits, those of k[v + 1] in odd ones.  Not unpacked: looking
+/* Halves for k[0] lie in even places of 32 bits, those for k[1] in odd ones.  Not unpacked: looking
  * up and unpacking wait for one and the same unit. */
 FA_INLINE void fa_look_up(const fa_eight *c, int power, const fa_vec *k, fa_vec *to) {
     const __m256i upper_halves = _mm256_set1_epi64x(-1LL << 32);
@@ -118,18 +118,18 @@ FA_INLINE fa_vec fa_turned_v(fa_vec x, fa_vec p) { return fa_choose_v((fa_vec_bi
 
 /* Fast bodies: y of x, by an expression in x and the polynomial p; and dx of dy and x. */
 #define FA_FORWARD_BY_PIECES(name, pieces, ...)                                                        \
-    FA_INLINE void fa_##name##_forward_pieces(const float *from, float *to, ptrdiff_t n)                  \
+    FA_INLINE void fa_##name##_forward_pieces(const float *from, float *to, ptrdiff_t n)               \
     {                                                                                                  \
-        FA_EACH_TWO_BY_PIECES(pieces, from, (void)0, __VA_ARGS__)                                    \
+        FA_EACH_TWO_BY_PIECES(pieces, from, (void)0, __VA_ARGS__)                                      \
     }
 #define FA_BACKWARD_BY_PIECES(name, pieces, ...)                                                       \
     FA_INLINE void fa_##name##_backward_pieces(const float *factor, const float *from, float *to,      \
                                                ptrdiff_t n)                                            \
     {                                                                                                  \
-        FA_EACH_TWO_BY_PIECES(pieces, from,                                                          \
+        FA_EACH_TWO_BY_PIECES(pieces, from,                                                            \
                                 const fa_vec dy = FA_VEC_WIDEN(factor + i + v * FA_VEC), __VA_ARGS__)  \
     }
-#define FA_EACH_TWO_BY_PIECES(pieces, from, more, ...)                                               \
+#define FA_EACH_TWO_BY_PIECES(pieces, from, more, ...)                                                 \
     for (ptrdiff_t i = 0; i < n; i += 2 * FA_VEC) {                                                    \
         const fa_vec given[2] = {FA_VEC_WIDEN(from + i), FA_VEC_WIDEN(from + i + FA_VEC)};             \
         fa_vec p_of[2];                                                                                \

@@ -1,4 +1,4 @@
-/* Made by tools/pieces.py: coefficients as bit patterns of float64, [power of t][piece]. */
+/* Made by tools/pieces.py: bit patterns of float64, [power of t][piece]. */
 
 /* Phi(-z), z < 4.21875; error 2^-32.4 */
 FA_PIECES fa_normal_tail_pieces = {

@@ -39,6 +39,7 @@ def test_the_record_belongs_to_these_sources(accuracy, record):
     current = accuracy.sources()
     stale = [name for name in current if record["sources"].get(name) != current[name]]
     assert not stale, f"run bench/accuracy.py --full {' '.join(stale)}"
+    assert record["oracle"] == accuracy.judge()
     assert set(record["sources"]) == set(current) == {*NAMES, *GATED}
 
 

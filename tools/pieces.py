@@ -4,11 +4,11 @@
     python tools/pieces.py --check    # is it what this script writes?
 
 A function of z >= 0 is cut into 8 pieces of one width, around its multiples 0, 1, ... 7; in each a
-polynomial in t = z - k width approximates it.  What is made small is the largest error, relative, or
-near a zero of the function relative to LEAST: C. L. Lawson, Contributions to the theory of linear least
-maximum approximation (1961).  Of the last coefficients, whose share is small, only the upper half is
-kept: AVX2 looks halves up.  Each is rounded before the ones below it are fitted, which take up most of
-what was lost.
+polynomial in t = z - k width approximates it.  What is made small is the largest error, relative,
+or near a zero of the function relative to LEAST: C. L. Lawson, Contributions to the theory of
+linear least maximum approximation (1961).  Of the last coefficients, whose share is small, only the
+upper half is kept: AVX2 looks halves up.  Each is rounded before the ones below it are fitted,
+which take up most of what was lost.
 """
 
 import sys
@@ -38,9 +38,7 @@ def normal_tail(z):
 
 TABLES = {
     "normal_tail": Table("Phi(-z)", normal_tail, 0.5625),
-    "normal_slope": Table(
-        "Phi(-z) - z phi(z)", lambda z: normal_tail(z) - z * mp.npdf(z), 0.625
-    ),
+    "normal_slope": Table("Phi(-z) - z phi(z)", lambda z: normal_tail(z) - z * mp.npdf(z), 0.625),
     "log1pexp": Table("log(1 + e^-z)", lambda z: mp.log1p(mp.exp(-z)), 1.25),
 }
 
@@ -109,7 +107,7 @@ def rows(name: str, table: Table) -> str:
 
 
 def text() -> str:
-    head = "/* Made by tools/pieces.py: coefficients as bit patterns of float64, [power of t][piece]. */"
+    head = "/* Made by tools/pieces.py: bit patterns of float64, [power of t][piece]. */"
     return "\n\n".join([head, *(rows(name, table) for name, table in TABLES.items())]) + "\n"
 
 
