@@ -1,7 +1,6 @@
 """csrc/pieces_tables.h: polynomials in pieces for the float32 bodies of csrc/activations.h.
 
-    python tools/pieces.py            # write it
-    python tools/pieces.py --check    # is it what this script writes?
+    python tools/pieces.py
 
 A function of z >= 0 is cut into 8 pieces of one width, around its multiples 0, 1, ... 7; in each a
 polynomial in t = z - k width approximates it.  What is made small is the largest error, relative,
@@ -11,7 +10,6 @@ upper half is kept: AVX2 looks halves up.  Each is rounded before the ones below
 which take up most of what was lost.
 """
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -111,15 +109,5 @@ def text() -> str:
     return "\n\n".join([head, *(rows(name, table) for name, table in TABLES.items())]) + "\n"
 
 
-def main() -> int:
-    made = text()
-    if "--check" in sys.argv:
-        same = TARGET.read_text() == made
-        print(f"{TARGET.name}: {'as made' if same else 'not what tools/pieces.py makes'}")
-        return int(not same)
-    TARGET.write_text(made)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    TARGET.write_text(text())
