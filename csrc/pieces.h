@@ -9,7 +9,7 @@
 #ifndef FASTACT_PIECES_H
 #define FASTACT_PIECES_H
 
-#include "vmath.h"
+#include "pairs.h"
 
 enum { FA_DEGREE = 9, FA_WHOLE = 5 }; /* from FA_WHOLE on coefficients have nothing in their lower halves */
 
@@ -116,7 +116,49 @@ FA_INLINE fa_vec fa_positive_v(fa_vec x) {
 /* f'(x) of f'(-|x|), where f'(x) + f'(-x) = 1 */
 FA_INLINE fa_vec fa_turned_v(fa_vec x, fa_vec p) { return fa_choose_v((fa_vec_bits)(x > 0.0), 1.0 - p, p); }
 
-/* Fast bodies: y of x, by an expression in x and the polynomial p; and dx of dy and x. */
+/* ---- elements beyond a limit ---------------------------------------------------------------------- */
+
+/* Up to FA_FEW of FA_MANY elements are taken out, computed by themselves and put back; for more it is quicker to
+ * compute all in both ways.  Many, because each time costs some 100 cycles. */
+enum { FA_MANY = 512, FA_FEW = 160 };
+
+/* Which of FA_LANES elements are, a bit each. */
+FA_INLINE unsigned fa_far_of_strip(const float *x, int32_t reach) {
+#if FA_VEC_BYTES == 64
+    __m512i size = _mm512_and_si512(_mm512_loadu_si512(x), _mm512_set1_epi32(0x7fffffff));
+    return _mm512_cmpgt_epi32_mask(size, _mm512_set1_epi32(reach));
+#elif FA_VEC_BYTES == 32
+    const __m256i most = _mm256_set1_epi32(reach), all = _mm256_set1_epi32(0x7fffffff);
+    __m256i a = _mm256_and_si256(_mm256_loadu_si256((const __m256i *)x), all);
+    __m256i b = _mm256_and_si256(_mm256_loadu_si256((const __m256i *)x + 1), all);
+    unsigned low = _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(a, most)));
+    unsigned high = _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(b, most)));
+    return low | high << 8;
+#else
+    unsigned far = 0;
+    for (int i = 0; i < FA_LANES; i++) far |= (unsigned)!fa_within_f(x[i], reach) << i;
+    return far;
+#endif
+}
+
+/* How many are, and where; more than FA_FEW are not counted to the end. */
+FA_INLINE int fa_find_far(const float *x, ptrdiff_t n, int32_t reach, uint16_t *at) {
+    int count = 0;
+    for (ptrdiff_t i = 0; i < n && count <= FA_FEW; i += FA_LANES)
+        for (unsigned far = fa_far_of_strip(x + i, reach); far; far &= far - 1)
+            at[count++] = (uint16_t)(i + __builtin_ctz(far));
+    return count;
+}
+
+/* Those elements side by side, and zeros up to a whole strip. */
+FA_INLINE void fa_take_far(const float *x, const uint16_t *at, int far, float *to) {
+    memset(to + far - far % FA_LANES, 0, FA_LANES * sizeof *to);
+    for (int i = 0; i < far; i++) to[i] = x[at[i]];
+}
+
+/* ---- fast bodies ---------------------------------------------------------------------------------- */
+
+/* y of x, by an expression in x and the polynomial p; and dx of dy and x. */
 #define FA_FORWARD_BY_PIECES(name, pieces, ...)                                                        \
     FA_INLINE void fa_##name##_forward_pieces(const float *from, float *to, ptrdiff_t n)               \
     {                                                                                                  \
