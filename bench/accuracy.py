@@ -509,11 +509,13 @@ def digest_of(oracle: Oracle, row: dict) -> str:
     return f"{digest:016x}"
 
 
-def measure_bits() -> int:
+def measure_bits(names: list[str]) -> int:
     """Hold this process's instruction set to the digests of the record, and add what it finds."""
     record, isa, oracle, wrong = load(), fa.config()["isa"], Oracle(), 0
     known = {key_of(row) for row in record["rows"]}
     for row in [r for r in record["rows"] if "digest" in r and r["isa"] != "baseline"]:
+        if row["name"] not in names:
+            continue
         new = {key: row[key] for key in ("name", "slope", "dtype", "of", "inputs")} | {"isa": isa}
         if key_of(new) in known:
             continue
@@ -585,7 +587,7 @@ def main() -> int:
     if unknown := [n for n in names if n not in fa.activations and n not in fa.gated]:
         parser.error(f"unknown: {', '.join(unknown)}")
     if arguments.bits:
-        return measure_bits()
+        return measure_bits(names)
     if arguments.here:
         return measure_here(False, names, arguments.out)
     return measure_full(names) if arguments.full else measure_all(arguments)
