@@ -31,7 +31,7 @@ typedef struct {
 /* Halves for k[0] lie in even places of 32 bits, those for k[1] in odd ones.  Not unpacked: looking
  * up and unpacking wait for one and the same unit. */
 FA_INLINE void fa_look_up(const fa_eight *c, int power, const fa_vec *k, fa_vec *to) {
-    const __m256i upper_halves = _mm256_set1_epi64x(-1LL << 32);
+    const __m256i upper_halves = _mm256_set1_epi64x(~0xffffffffLL);
     __m256i index = _mm256_blend_epi32((__m256i)k[0], _mm256_slli_epi64((__m256i)k[1], 32), 0xaa);
     __m256i upper = _mm256_permutevar8x32_epi32(_mm256_load_si256((const __m256i *)c->upper), index);
     __m256i even = _mm256_slli_epi64(upper, 32), odd = _mm256_and_si256(upper, upper_halves);
