@@ -53,6 +53,7 @@ def test_float32_is_within_max_ulp(name):
 
 
 @gates
+@pytest.mark.thread_unsafe(reason="mpmath has one precision for the process")
 def test_float64_is_within_one_ulp_and_its_gradients_within_two(name):
     dy, x, gate = (a[np.isfinite(pairs(np.float64, 900)[2])] for a in pairs(np.float64, 900))
     got = (fa.gated[name](x, gate), *fa.gated[name].backward(dy, x, gate))
