@@ -1,5 +1,5 @@
 /* Functions of |x| by polynomials in pieces, for float32 bodies: eight pieces of one width, each with its
- * polynomial of degree 9 in float64, whose coefficients are looked up in registers.  Half of the operations of
+ * polynomial of degree 9 in float64, whose coefficients are looked up in registers.  Two thirds of the operations of
  * the formulas in vmath.h, and no division.  Tables, ranges and errors: pieces_tables.h.
  *
  *   k = |x| / width, to the nearest; t = |x| - k width; ((c9[k] t + c8[k]) t + ...) t + c0[k]

@@ -157,22 +157,29 @@ def test_nan_and_limits_and_signed_zeros_as_in_the_reference(name, dtype, backwa
 @each
 @floats
 @directions
+@pytest.mark.parametrize("width", [1.5, 5])
 @quiet
-def test_the_bits_of_an_element_do_not_depend_on_its_neighbours(name, dtype, backward):
-    """Some kernels have two bodies, and take the faster one where a whole stretch permits it."""
-    x = np.random.default_rng(5).standard_normal(50_000).astype(dtype) * 5
+def test_the_bits_of_an_element_do_not_depend_on_its_neighbours(name, dtype, backward, width):
+    """Some kernels have two bodies, and take the faster one where a whole stretch permits it, or
+    take out the few elements that do not."""
+    x, dy = np.random.default_rng(5).standard_normal((2, 50_000)).astype(dtype)
+    x *= dtype(width)
     beyond = np.array([1e3, -1e3, 75.0, -75.0, 36.0, -36.0, np.inf, np.nan, 1e-40], dtype)
     mixed = x.copy()
     mixed[::97] = np.resize(beyond, len(mixed[::97]))
-    alone = call(name, backward, np.ones_like(x), x, defaults(name))
-    among = call(name, backward, np.ones_like(x), mixed, defaults(name))
+    alone = call(name, backward, dy, x, defaults(name))
+    among = call(name, backward, dy, mixed, defaults(name))
     kept = np.ones(len(x), bool)
     kept[::97] = False
     np.testing.assert_array_equal(among[kept], alone[kept])
     for k, value in enumerate(beyond):
-        many = np.full(300, value)
-        want = call(name, backward, np.ones_like(many), many, defaults(name))[0]
+        chosen = dy[::97][k :: len(beyond)]
+        want = call(name, backward, chosen, np.full_like(chosen, value), defaults(name))
         np.testing.assert_array_equal(among[::97][k :: len(beyond)], want)
+    order = np.argsort(x)  # all that is alike side by side
+    np.testing.assert_array_equal(
+        call(name, backward, dy[order], x[order], defaults(name)), alone[order]
+    )
 
 
 @each
