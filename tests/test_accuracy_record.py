@@ -43,6 +43,24 @@ def test_the_record_belongs_to_these_sources(accuracy, record):
     assert set(record["sources"]) == set(current) == {*NAMES, *GATED}
 
 
+def test_figures_are_kept_for_the_same_results_and_the_same_oracle_alone(
+    accuracy, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(accuracy, "RECORD", tmp_path / "accuracy.json")
+    rows = [
+        {"isa": "any", "name": name, "slope": False, "dtype": "float64", "of": "1e+06 inputs"}
+        for name in NAMES[:2]
+    ]
+    oracle = accuracy.Oracle()
+    for row in rows:
+        row["digest"] = accuracy.digest_of(oracle, row)
+    assert accuracy.digest_of(oracle, rows[0]) == rows[0]["digest"] != rows[1]["digest"]
+    for judge, kept in ((accuracy.judge(), 2), ("another", 0)):
+        accuracy.save({"oracle": judge, "sources": {}, "rows": rows})
+        assert len(accuracy.results_on_record()) == kept
+        assert accuracy.load()["rows"] == []  # of other sources
+
+
 @pytest.fixture
 def changed(accuracy, tmp_path, monkeypatch):
     """The functions whose hash differs after a replacement in activations.h."""
