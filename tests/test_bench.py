@@ -442,6 +442,22 @@ def test_a_target_is_met_or_missed(own, met):
     assert report.none_lost("", []).met is None
 
 
+@pytest.mark.parametrize(
+    ("shape", "layout", "met"),
+    [
+        ("32x64x56x56", "NCHW", [True, None, None, None]),
+        ("1x3x2048x2048", "NCHW", [None] * 4),  # one channel's rows exceed L2
+        ("4x4x4x4", "NCHW", [None] * 4),  # within the caches
+        ("65536x64", "NC", [None, None, True, False]),
+    ],
+)
+def test_shares_of_the_floor_are_of_the_shapes_they_name(shape, layout, met):
+    times = row(1, **{"floor": 0.95, "layout floor": 0.8})["times"]
+    cell = {"shape": shape, "layout": layout, "mode": "step", "times": times}
+    data = {"rows": [cell], "config": {"llc_bytes": 1 << 24, "l2_bytes": 1 << 20}}
+    assert [t.met for t in report.floor_targets({"batchnorm": data})] == met
+
+
 @pytest.fixture(scope="module")
 def recorded():
     if not (ROOT / "docs" / "performance").exists():
