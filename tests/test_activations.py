@@ -24,8 +24,10 @@ from conftest import (
     defaults,
     directions,
     each,
+    each_once,
     error_in_ulp,
     expected,
+    few_again,
     finfo,
     floats,
     hard_values,
@@ -276,7 +278,7 @@ def layouts(x):
     yield "byte-swapped", x.astype(x.dtype.newbyteorder("S"))
 
 
-@each
+@each_once
 @kinds
 @directions
 def test_same_bits_in_every_layout(name, dtype, backward):
@@ -316,7 +318,7 @@ def test_same_bits_at_every_length(name, dtype, backward):
             assert_same_bits(got, want[part], f"{n} from {start}")
 
 
-@each
+@each_once
 @kinds
 @directions
 def test_same_bits_for_every_thread_count(name, dtype, backward):
@@ -357,7 +359,7 @@ def test_results_that_are_written_past_the_cache_have_the_same_bits(name, dtype,
             assert_same_bits(out, want, f"offset {offset}, {threads} threads")
 
 
-@with_parameters(*SCALAR, *LEARNED)
+@with_parameters(*few_again(SCALAR + LEARNED))
 @kinds
 @directions
 @quiet

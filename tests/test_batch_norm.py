@@ -12,6 +12,7 @@ from conftest import (
     PLAIN,
     assert_same_bits,
     each,
+    each_once,
     error_in_ulp,
     expected,
     floats,
@@ -221,7 +222,7 @@ def test_fused_equals_unfused_bit_for_bit(name, dtype, training, shape, axis):
 # ---- the same bits ---------------------------------------------------------------------------
 
 
-@each
+@each_once
 @kinds
 def test_same_bits_for_every_layout_and_thread_count(name, dtype):
     shape = (5, 19, 31, 33)

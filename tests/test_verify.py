@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from conftest import FLOATS, GATED, HALVES, ISA, NAMES, SCALAR
+from conftest import FLOATS, GATED, HALVES, ISA, NAMES, SCALAR, once
 
 import fastact
 from fastact import _verify, reference
@@ -31,6 +31,7 @@ def test_this_installation_is_right(capfd):
     assert out.endswith("all is right\n")
 
 
+@once
 def test_every_name_passes_its_examination_in_every_dtype(small):
     assert set(_verify.dtypes().values()) == {*FLOATS, *HALVES}
     assert _verify.names() == [*NAMES, *GATED, _verify.BATCH_NORM]
@@ -38,6 +39,7 @@ def test_every_name_passes_its_examination_in_every_dtype(small):
         assert _verify.examination(name).report()["failures"] == []
 
 
+@once
 @pytest.mark.parametrize("name", [CURVED, GATED[0]])
 @pytest.mark.parametrize(("which", "column"), [(0, "forward"), (1, "backward")])
 def test_a_reference_that_differs_is_reported(small, monkeypatch, name, which, column):
@@ -104,6 +106,7 @@ FAULTS = [
 ]
 
 
+@once
 @pytest.mark.parametrize("name", [CURVED, GATED[0]])
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 @pytest.mark.parametrize(("change", "column"), FAULTS)
@@ -117,6 +120,7 @@ def test_one_wrong_call_is_reported(small, monkeypatch, name, direction, change,
     assert column in failing(examination.report())
 
 
+@once
 @pytest.mark.parametrize("name", [CURVED, GATED[0]])
 def test_a_gradient_that_is_not_the_slope_is_reported(small, name):
     examination = _verify.examination(name)
@@ -128,6 +132,7 @@ def test_a_gradient_that_is_not_the_slope_is_reported(small, name):
     assert failing(examination.report()) == {"slope"}
 
 
+@once
 def test_parameters_that_matter_as_arrays_are_reported(small, monkeypatch):
     monkeypatch.setattr(_verify, "dtypes", lambda: {"f32": np.float32})
     examination = _verify.examination(SCALAR[0])
@@ -144,6 +149,7 @@ def test_parameters_that_matter_as_arrays_are_reported(small, monkeypatch):
     assert failing(examination.report()) == {"bits"}
 
 
+@once
 def test_a_fused_activation_that_differs_is_reported(small):
     for direction in ("forward", "backward"):
         examination = _verify.examination(CURVED)
@@ -160,6 +166,7 @@ BATCH_NORM_FAULTS = {
 }
 
 
+@once
 @pytest.mark.parametrize("column", list(BATCH_NORM_FAULTS))
 def test_a_batch_norm_that_is_wrong_is_reported(monkeypatch, column):
     change = BATCH_NORM_FAULTS[column]
@@ -186,6 +193,7 @@ def test_a_batch_norm_that_is_wrong_is_reported(monkeypatch, column):
     assert column in failing(_verify.examination(_verify.BATCH_NORM).report())
 
 
+@once
 def test_instruction_sets_that_differ_and_their_exit_status(monkeypatch, capsys):
     def reports(isa):
         for name in _verify.names():
@@ -203,6 +211,7 @@ def test_instruction_sets_that_differ_and_their_exit_status(monkeypatch, capsys)
     assert ("FAILED" in out) == (len(fused) > 1)
 
 
+@once
 def test_workers_run_side_by_side_and_in_order(monkeypatch):
     monkeypatch.setattr(_verify, "run_worker", lambda isa: iter([{"isa": isa, "name": CURVED}] * 2))
     seen = []
@@ -211,6 +220,7 @@ def test_workers_run_side_by_side_and_in_order(monkeypatch):
     assert sorted(seen) == [f"{isa} {CURVED}" for isa in ("one", "one", "two", "two")]
 
 
+@once
 def test_a_process_that_dies_is_no_success(monkeypatch):
     monkeypatch.setenv("PYTHONSTARTUP", "")
     with pytest.raises(RuntimeError, match="no such"):
