@@ -458,6 +458,19 @@ def test_shares_of_the_floor_are_of_the_shapes_they_name(shape, layout, met):
     assert [t.met for t in report.floor_targets({"batchnorm": data})] == met
 
 
+def test_growth_is_that_of_one_activation():
+    def cell(name, n, seconds):
+        return {"question": "growth", "mode": "forward out", "activation": name, "n": n,
+                "times": {suite.OWN: timing.Timing(seconds, seconds, seconds)}}  # fmt: skip
+
+    rows = [cell(name, n, n * each) for name, each in (("a", 1), ("b", 5)) for n in (10, 1000, 2000)]
+    rows[0]["times"] = {suite.OWN: timing.Timing(500, 500, 500)}  # within the caches
+    rows[-1]["times"] = {suite.OWN: timing.Timing(15_000, 15_000, 15_000)}
+    data = {"rows": rows, "config": {"llc_bytes": 100}}
+    found = [t for t in report.scaling_targets({"scaling": data}) if "element" in t.what]
+    assert [t.reached for t in found] == ["1.50"]
+
+
 @pytest.fixture(scope="module")
 def recorded():
     if not (ROOT / "docs" / "performance").exists():

@@ -195,15 +195,22 @@ def inverse(values: list[float]) -> list[float]:
     return [1 / value for value in values]
 
 
+def unevenness(rows: list[Row]) -> float:
+    """The time of an element where it is largest over that where it is least."""
+    each = [row["times"][OWN].median / row["n"] for row in rows]
+    return max(each) / min(each)
+
+
 def scaling_targets(records: Records) -> list[Target]:
     rows = rows_of(records, "scaling")
     asked = {q: [r for r in rows if r["question"] == q] for q in ("threads", "small", "channels")}
     arithmetic = [r for r in asked["threads"] if r["activation"] == names.ARITHMETIC and "n" in r]
     few = [v for c in ("1 channel", "3 channels") for v in ratios(asked["channels"], c)]
-    growth = [r for r in rows if r["question"] == "growth"]
-    per_element = [r["times"][OWN].median / r["n"] for r in growth if r["mode"] == "forward out"
-                   and 8 * r["n"] > records["scaling"]["config"]["llc_bytes"]]  # fmt: skip
-    uneven = [max(per_element) / min(per_element)] if per_element else []
+    llc = records["scaling"]["config"]["llc_bytes"] if rows else 0
+    growth = [r for r in rows if (r["question"], r["mode"]) == ("growth", "forward out")
+              and 8 * r["n"] > llc]  # fmt: skip
+    uneven = [unevenness([r for r in growth if r["activation"] == name])
+              for name in {r["activation"] for r in growth}]  # fmt: skip
     return [
         at_least("Two threads, arithmetic: times as fast as one, worst", 1.9,
                  ratios(arithmetic, "1 thread"), min, "{:.2f}"),
