@@ -463,7 +463,9 @@ def test_growth_is_that_of_one_activation():
         return {"question": "growth", "mode": "forward out", "activation": name, "n": n,
                 "times": {suite.OWN: timing.Timing(seconds, seconds, seconds)}}  # fmt: skip
 
-    rows = [cell(name, n, n * each) for name, each in (("a", 1), ("b", 5)) for n in (10, 1000, 2000)]
+    rows = [
+        cell(name, n, n * each) for name, each in (("a", 1), ("b", 5)) for n in (10, 1000, 2000)
+    ]
     rows[0]["times"] = {suite.OWN: timing.Timing(500, 500, 500)}  # within the caches
     rows[-1]["times"] = {suite.OWN: timing.Timing(15_000, 15_000, 15_000)}
     data = {"rows": rows, "config": {"llc_bytes": 100}}
