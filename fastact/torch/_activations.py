@@ -1,15 +1,12 @@
 """The activations as torch operators, `torch.ops.fastact.NAME` and `NAME_backward`.
 
-An operator is one node for `torch.compile` and `torch.export`: a kernel (fastact's, on the tensors'
-own memory), a fake kernel that says what comes out, and an autograd formula. The backward of the
-backward is composed of torch's own operations.
+The backward of the backward is composed of torch's own operations.
 
 Operators take the parameters of the table's row: numbers, and a tensor where one is learned.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -19,58 +16,11 @@ from torch import Tensor
 import fastact as fa
 from fastact._activation import activation as find_activation
 from fastact.torch import _composed
+from fastact.torch._operators import Context, Operator, define, threads
 from fastact.torch._tensors import array_of, check, empty_like
 
 Value = float | Tensor
-Operator = Callable[..., Any]  # a schema says what it takes and gives
-Context = Any  # torch.autograd's
-LIBRARY = torch.library.Library("fastact", "DEF")
-
-
-def threads() -> contextlib.AbstractContextManager[object]:
-    """No more threads than torch would take: `torch.set_num_threads` is meant for us too."""
-    limit = torch.get_num_threads()
-    return fa.num_threads(limit) if limit < fa.get_num_threads() else contextlib.nullcontext()
-
-
-def define(
-    name: str,
-    schema: str,
-    kernel: Operator,
-    fake: Operator,
-    gradient: Callable[..., Any],
-    save: Callable[[Context, tuple[Any, ...], Any], None],
-) -> Operator:
-    """Registers an operator. Its kernel is asked for every device, to refuse the others clearly.
-
-    `torch.library.register_autograd` would do the same with 40 us more a call of BatchNorm, most of
-    them to fill in defaults, of which a schema here has none.
-    """
-    LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
-    LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"fastact::{name}", fake, lib=LIBRARY)
-    operator: Operator = getattr(torch.ops.fastact, name).default
-
-    class Differentiable(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Context, *inputs: Any) -> Any:
-            with torch._C._AutoDispatchBelowAutograd():
-                output = operator(*inputs)
-            save(ctx, inputs, output)
-            return output
-
-        backward = staticmethod(gradient)
-
-    apply: Operator = Differentiable.apply
-
-    def autograd(*inputs: Any) -> Any:
-        if torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs):
-            return apply(*inputs)
-        with torch._C._AutoDispatchBelowAutograd():
-            return operator(*inputs)
-
-    LIBRARY.impl(name, autograd, "Autograd")
-    return operator
+OPERATORS: dict[str, Operator] = {}  # by name, for the functions: torch.compile finds it here
 
 
 def second_tensor(function: fa.Activation) -> tuple[str, ...]:
@@ -102,8 +52,8 @@ def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:
 # ---- one activation ------------------------------------------------------------------------------
 
 
-def define_activation(function: fa.Activation) -> str:
-    """Both operators of a row; the forward one's name."""
+def define_activation(function: fa.Activation) -> Operator:
+    """Both operators of a row; the forward one."""
     name, beside = function.name, second_tensor(function)
     numbers = [key for key in function.parameters if key not in beside]
     inputs = ", ".join([
@@ -135,8 +85,7 @@ def define_activation(function: fa.Activation) -> str:
         gradients = gradients if isinstance(gradients, tuple) else (gradients,)
         return *gradients, *[None] * len(ctx.numbers)
 
-    define(name, f"({inputs}) -> Tensor", kernel, fake, gradient, save)
-    return name
+    return define(name, f"({inputs}) -> Tensor", kernel, fake, gradient, save)
 
 
 def _define_backward(function: fa.Activation, inputs: str, tensors: int) -> Operator:
@@ -256,8 +205,8 @@ def make_function(function: fa.Activation) -> Callable[..., Tensor]:
     arguments = ", ".join(
         f"per_channel({key}, x.ndim)" if key in function.learned else key for key in named
     )
-    operator = f"torch.ops.fastact.{define_activation(function)}.default"
-    body = f"return {operator}({arguments})"
+    OPERATORS[function.name] = define_activation(function)
+    body = f"return OPERATORS[{function.name!r}]({arguments})"
     if function.gated:
         body = f"if x.shape != gate.shape: x, gate = torch.broadcast_tensors(x, gate)\n    {body}"
     made: dict[str, Callable[..., Tensor]] = {}

@@ -17,18 +17,15 @@ from fastact._normalization import batch_norm_backward, batch_norm_forward
 from fastact._running import Update, track
 from fastact.torch import _composed
 from fastact.torch._activations import (
-    LIBRARY,
     Activation,
-    Context,
     Settings,
     Value,
     _broadcasts,
-    define,
     second_order,
     settle,
-    threads,
 )
-from fastact.torch._tensors import array_of, check, empty_like, tensor_of
+from fastact.torch._operators import LIBRARY, Context, define, threads, unless_observed
+from fastact.torch._tensors import array_of, check, dtype_of, tensor_like, tensor_of
 
 AXIS = 1  # torch's channels
 ARGUMENTS = (
@@ -57,8 +54,7 @@ def _unpack(
     return BatchNormContext(
         x=x, mean=table[MEAN], var=table[VAR], count=x.size // max(x.shape[AXIS], 1),
         training=training, _axis=AXIS, _table=table, _fused=fused,
-        _weight=None if weight is None else array_of("weight", weight).dtype,
-        _bias=None if bias is None else array_of("bias", bias).dtype,
+        _weight=dtype_of(weight), _bias=dtype_of(bias),
         residual=None if residual is None else array_of("residual", residual),
     )  # fmt: skip
 
@@ -69,6 +65,8 @@ def _activation(
     """The arguments of fastact.batch_norm that say which activation follows."""
     if not name:
         return {}
+    if not numbers and learned is None:
+        return {"activation": name}
     params: dict[str, Any] = dict(_named(name, numbers))
     if learned is not None:
         array = array_of("learned", learned)
@@ -93,19 +91,17 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """(y, state). `rows` is ROWS, for what torch caches of compiled graphs: what another version of
     fastact has left there is another graph."""
-    array = array_of("x", x)
-    y, out = empty_like(x, array)
     others = {
         "weight": weight, "bias": bias, "running_mean": mean, "running_var": var,
         "residual": residual,
     }  # fmt: skip
     with threads():
-        _, ctx = batch_norm_forward(
-            array, training=training, eps=eps, axis=AXIS, out=out,
-            **{name: None if a is None else array_of(name, a) for name, a in others.items()},
+        y, ctx = batch_norm_forward(
+            array_of("x", x), training=training, eps=eps, axis=AXIS,
+            **{name: array_of(name, a) for name, a in others.items() if a is not None},
             **_activation(activation, numbers, learned, x.shape[AXIS]),
         )  # fmt: skip
-    return y, _pack(ctx)
+    return tensor_like(x, y), _pack(ctx)
 
 
 def _fake_forward(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
@@ -140,15 +136,15 @@ def _backward(
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """(dx, dweight, dbias, dlearned, dresidual), empty but dx where there is no such tensor."""
     array = array_of("x", x)
-    dx, out = empty_like(x, array)
     arguments = _activation(activation, numbers, learned, x.shape[AXIS])
     fused = fuse(arguments.get("activation"), arguments.get("activation_params"), x.shape[AXIS])
     ctx = _unpack(array, array_of("state", state), weight, bias, residual, training, fused)
     with threads():
-        grads = batch_norm_backward(array_of("dy", dy), ctx, out=out)
+        grads = batch_norm_backward(array_of("dy", dy), ctx)
     params = grads.activation_params or {}
     found = (grads.weight, grads.bias, next(iter(params.values()), None), grads.residual)
     tensors = (weight, bias, learned, residual)
+    dx = tensor_like(x, grads.x)
     return dx, *[_like(tensor, g) for tensor, g in zip(tensors, found, strict=True)]
 
 
@@ -249,6 +245,7 @@ LIBRARY.define(
 )
 LIBRARY.impl("track_", _track, "CompositeExplicitAutograd")
 torch.library.register_fake("fastact::track_", lambda *_: None, lib=LIBRARY)
+_track_operator = unless_observed(torch.ops.fastact.track_.default, _track)
 
 
 # ---- the function --------------------------------------------------------------------------------
@@ -326,7 +323,7 @@ def _apply(
     )
     if training and running_mean is not None and running_var is not None:
         count = x.numel() // x.shape[AXIS]
-        torch.ops.fastact.track_(running_mean, running_var, state, count, momentum)
+        _track_operator(running_mean, running_var, state, count, momentum)
     return y
 
 

@@ -26,8 +26,9 @@ from fastact._pieces import (
 )
 from fastact._running import Update, track
 from fastact._statistics import ROWS, batch_norm_stats, from_rows, merged
-from fastact.torch._activations import LIBRARY, Context, Settings, Value, define, threads
+from fastact.torch._activations import Settings, Value
 from fastact.torch._batch_norm import AXIS, FusedBatchNorm, _activation, _like
+from fastact.torch._operators import LIBRARY, Context, define, threads
 from fastact.torch._tensors import array_of, check, empty_like
 
 Array = np.ndarray[Any, np.dtype[Any]]

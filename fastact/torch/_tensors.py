@@ -10,6 +10,12 @@ import torch
 from fastact import _runtime
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+SHARED = {  # those that NumPy has itself
+    torch.float16: np.dtype(np.float16),
+    torch.float32: np.dtype(np.float32),
+    torch.float64: np.dtype(np.float64),
+}
+STRIDED = torch.strided
 
 
 def check(name: str, tensor: torch.Tensor) -> None:
@@ -28,12 +34,19 @@ def check(name: str, tensor: torch.Tensor) -> None:
 
 def array_of(name: str, tensor: torch.Tensor) -> np.ndarray:
     """The tensor's own memory as an array, whatever its strides."""
+    if tensor.dtype in SHARED and tensor.is_cpu and tensor.layout is STRIDED:
+        return (tensor.detach() if tensor.requires_grad else tensor).numpy()
     check(name, tensor)
     if tensor.requires_grad:
         tensor = tensor.detach()
     if tensor.dtype is torch.bfloat16:  # which NumPy has from ml_dtypes
         return tensor.view(torch.int16).numpy().view(_bfloat16())
     return tensor.numpy()
+
+
+def dtype_of(tensor: torch.Tensor | None) -> np.dtype | None:
+    """NumPy's name for it."""
+    return None if tensor is None else SHARED.get(tensor.dtype) or _bfloat16()
 
 
 def tensor_of(array: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
@@ -53,16 +66,22 @@ def _bfloat16() -> Any:
     return np.dtype(ml_dtypes.bfloat16)
 
 
+def tensor_like(tensor: torch.Tensor, array: np.ndarray) -> torch.Tensor:
+    """An array of the tensor's shape as a tensor of its strides, those of `torch.empty_like`."""
+    result = tensor_of(array, tensor.dtype)
+    if result.stride() == tensor.stride():
+        return result
+    if _same_steps(result, tensor):
+        return result.as_strided(tensor.shape, tensor.stride())
+    wanted = torch.empty_like(tensor, requires_grad=False)  # torch's own rule for gaps and repeats
+    return result if result.stride() == wanted.stride() else wanted.copy_(result)
+
+
 def empty_like(tensor: torch.Tensor, array: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
     """`torch.empty_like`, strides included, in recycled memory where that is possible."""
     fresh = _runtime.new_like(array, array.dtype.num)
-    result = tensor_of(fresh, tensor.dtype)
-    if result.stride() != tensor.stride():
-        if not _same_steps(result, tensor):  # gaps or repeated elements: torch's own rule
-            result = torch.empty_like(tensor, requires_grad=False)
-            return result, array_of("result", result)
-        result = result.as_strided(tensor.shape, tensor.stride())
-    return result, fresh
+    result = tensor_like(tensor, fresh)
+    return result, fresh if result.data_ptr() == fresh.ctypes.data else array_of("result", result)
 
 
 def _same_steps(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -1,0 +1,140 @@
+"""Operators of `torch.library`, and the short way to their kernels.
+
+An operator is one node for `torch.compile` and `torch.export`: a kernel (fastact's, on the tensors'
+own memory), a fake kernel that says what comes out, and an autograd formula.
+
+Through torch's dispatcher and back into Python a call takes longer than the kernel of a small
+tensor. So functions and modules call the kernel themselves where nothing is there to see an
+operator pass: the same kernel, formula and results.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import fastact as fa
+
+Operator = Callable[..., Any]  # a schema says what it takes and gives
+Context = Any  # torch.autograd's
+Gradient = Callable[..., Any]
+Save = Callable[[Context, tuple[Any, ...], Any], None]
+LIBRARY = torch.library.Library("fastact", "DEF")
+PLAIN = (Tensor, torch.nn.Parameter)
+is_batched = torch._C._functorch.is_legacy_batchedtensor  # grad(..., is_grads_batched=True)
+NOT_TENSORS = (type(None), bool, int, float, str, list)  # that a schema here has
+
+
+def threads() -> contextlib.AbstractContextManager[object]:
+    """No more threads than torch would take: `torch.set_num_threads` is meant for us too."""
+    limit = torch.get_num_threads()
+    return fa.num_threads(limit) if limit < fa.get_num_threads() else contextlib.nullcontext()
+
+
+def is_observed() -> bool:
+    """Whether a mode, a transform, a tracer or a profiler would see an operator."""
+    return bool(
+        torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._get_tracing_state() is not None
+        or torch._C._autograd._profiler_enabled()
+    )
+
+
+def are_plain(inputs: tuple[Any, ...]) -> bool:
+    """Whether the tensors are torch's own, on the CPU, and their memory is what they say."""
+    for a in inputs:
+        kind = type(a)
+        if kind in PLAIN:
+            if not a.is_cpu or a.is_neg() or a._is_zerotensor() or is_batched(a):
+                return False
+        elif kind not in NOT_TENSORS:
+            return False
+    return True
+
+
+def unless_observed(operator: Operator, kernel: Operator) -> Operator:
+    """The operator, or, where nobody can tell, its kernel."""
+
+    def call(*inputs: Any) -> Any:
+        if torch.compiler.is_compiling() or is_observed() or not are_plain(inputs):
+            return operator(*inputs)
+        return kernel(*inputs)
+
+    return call
+
+
+def differentiable(kernel: Operator, gradient: Gradient, save: Save) -> Operator:
+    """With an autograd formula."""
+
+    class Differentiable(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Context, *inputs: Any) -> Any:
+            output = kernel(*inputs)
+            save(ctx, inputs, output)
+            return output
+
+        backward = staticmethod(gradient)
+
+    apply: Operator = Differentiable.apply
+
+    def call(*inputs: Any) -> Any:
+        wanted = torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs)
+        return apply(*inputs) if wanted else kernel(*inputs)
+
+    return call
+
+
+def transformable(operator: Operator, gradient: Gradient, save: Save) -> Operator:
+    """For torch.func, which looks for formulas outside of operators; 40 us more a call."""
+
+    class Transformable(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(*inputs: Any) -> Any:
+            return operator(*inputs)
+
+        setup_context = staticmethod(save)
+        backward = staticmethod(gradient)
+
+    apply: Operator = Transformable.apply
+
+    def call(*inputs: Any) -> Any:
+        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+            return apply(*inputs)
+        return operator(*inputs)
+
+    return call
+
+
+def define(
+    name: str,
+    schema: str,
+    kernel: Operator,
+    fake: Operator,
+    gradient: Gradient,
+    save: Save,
+) -> Operator:
+    """Registers an operator. Its kernel is asked for every device, to refuse the others clearly.
+
+    `torch.library.register_autograd` would do the same with 40 us more a call of BatchNorm, most of
+    them to fill in defaults, of which a schema here has none.
+    """
+    LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
+    LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"fastact::{name}", fake, lib=LIBRARY)
+    operator: Operator = getattr(torch.ops.fastact, name).default
+
+    def below_autograd(*inputs: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator(*inputs)
+
+    LIBRARY.impl(name, differentiable(below_autograd, gradient, save), "Autograd")
+    observed = transformable(operator, gradient, save)
+    return unless_observed(observed, differentiable(kernel, gradient, save))
