@@ -1,8 +1,8 @@
 """What does a call cost where the array is too small to matter?
 
 One element: fastact's call beside NumPy's shortest transcendental ufunc and torch's function. A
-training step of BatchNorm + activation on (32, 64), functions and layers. On 64 elements, where
-vectors begin to matter.
+training step of BatchNorm + activation on (32, 64), functions and layers, and the modules of
+fastact.torch beside torch's. On 64 elements, where vectors begin to matter.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import argparse
 import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import fastact
 from fastact._bench import batchnorm, elementwise, names
@@ -21,6 +22,7 @@ from fastact._bench.timing import Statement, Statements
 
 SHAPE = (32, 64)
 MODES = ("forward", "forward out", "backward")
+STEPS = (*batchnorm.MODES, "layer step", "module step")
 
 
 def build_call(n: int, found: Peers) -> Iterator[Cell]:
@@ -42,9 +44,12 @@ def build_step(found: Peers) -> Iterator[Cell]:
     calls = {OWN: batchnorm.own(job), **found.calls("batch_norm", job)}
     calls[OWN]["layer step"] = layer_step(job)
     if "torch" in calls:
-        calls["torch"]["layer step"] = torch_layer_step(job)
-    for mode in (*batchnorm.MODES, "layer step"):
-        yield mode, with_mode(calls, mode), {}
+        calls["torch"] |= {"layer step": torch_layer_step(job)}
+        calls["torch"] |= {"module step": calls["torch"]["layer step"]}
+        calls[OWN]["module step"] = fused_module_step(job)
+    for mode in STEPS:
+        if mode in calls[OWN]:
+            yield mode, with_mode(calls, mode), {}
 
 
 def layer_step(job: batchnorm.Job) -> Statement:
@@ -62,11 +67,24 @@ def torch_layer_step(job: batchnorm.Job) -> Statement:
 
     act = torch_function(job)
     layer = torch.nn.BatchNorm1d(SHAPE[1])
+    return module_step(job, layer, lambda x: act(layer(x)))
+
+
+def fused_module_step(job: batchnorm.Job) -> Statement:
+    from fastact import torch as fat
+
+    layer = fat.BatchNorm1d(SHAPE[1], activation=job.name)
+    return module_step(job, layer, layer)
+
+
+def module_step(job: batchnorm.Job, layer: Any, call: Callable[[Any], Any]) -> Statement:
+    import torch
+
     x, dy = torch.from_numpy(job.x).requires_grad_(), torch.from_numpy(job.dy)
 
     def step() -> object:
         x.grad = layer.weight.grad = layer.bias.grad = None
-        return act(layer(x)).backward(dy)
+        return call(x).backward(dy)
 
     return Statement(step)
 
@@ -79,7 +97,7 @@ def groups(options: argparse.Namespace) -> list[Group]:
     ] + [
         Group(
             {"activation": names.CALL, "shape": shape, "layout": "NC"},
-            (*batchnorm.MODES, "layer step"),
+            STEPS,
             build_step,
         )
     ]

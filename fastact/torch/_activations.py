@@ -85,7 +85,7 @@ def define_activation(function: fa.Activation) -> Operator:
         gradients = gradients if isinstance(gradients, tuple) else (gradients,)
         return *gradients, *[None] * len(ctx.numbers)
 
-    return define(name, f"({inputs}) -> Tensor", kernel, fake, gradient, save)
+    return define(name, f"({inputs}) -> Tensor", kernel, fake, gradient, save, not function.learned)
 
 
 def _define_backward(function: fa.Activation, inputs: str, tensors: int) -> Operator:
@@ -134,7 +134,7 @@ def _define_backward(function: fa.Activation, inputs: str, tensors: int) -> Oper
 
     return define(
         f"{function.name}_backward", f"(Tensor dy, {inputs}) -> {results}",
-        kernel, fake, gradient, save,
+        kernel, fake, gradient, save, not function.learned,
     )  # fmt: skip
 
 

@@ -113,6 +113,22 @@ def transformable(operator: Operator, gradient: Gradient, save: Save) -> Operato
     return call
 
 
+def element_by_element(operator: Operator) -> Operator:
+    """The rule of torch.func.vmap where all tensors have one shape: one call for the batch."""
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Any, Any]:
+        lined_up = [
+            a if not isinstance(a, Tensor)
+            else a.expand(info.batch_size, *a.shape) if dim is None
+            else a.movedim(dim, 0)
+            for a, dim in zip(inputs, in_dims, strict=True)
+        ]  # fmt: skip
+        output = operator(*lined_up)
+        return output, (0,) * len(output) if isinstance(output, tuple) else 0
+
+    return rule
+
+
 def define(
     name: str,
     schema: str,
@@ -120,6 +136,7 @@ def define(
     fake: Operator,
     gradient: Gradient,
     save: Save,
+    elementwise: bool = False,
 ) -> Operator:
     """Registers an operator. Its kernel is asked for every device, to refuse the others clearly.
 
@@ -136,5 +153,8 @@ def define(
             return operator(*inputs)
 
     LIBRARY.impl(name, differentiable(below_autograd, gradient, save), "Autograd")
+    if elementwise:
+        rule = element_by_element(operator)
+        torch.library.register_vmap(f"fastact::{name}", rule, lib=LIBRARY)
     observed = transformable(operator, gradient, save)
     return unless_observed(observed, differentiable(kernel, gradient, save))
