@@ -32,7 +32,11 @@ README, BEGIN, END = ROOT / "README.md", "<!-- generated: performance", "<!-- en
 REASONS = RECORDS / "reasons.toml"
 UNEXPLAINED = "not looked into yet"
 AVX2_PEERS = "numpy,scipy,numexpr,torch,jax"
-RUNS = ([], ["elementwise", "--isa", "avx2", "--against", AVX2_PEERS])
+RUNS = (
+    [],
+    ["elementwise", "--isa", "avx2", "--against", AVX2_PEERS],
+    ["batchnorm", "--isa", "avx2", "--against", "torch,jax"],
+)
 COMPARED = ("elementwise", "batchnorm", "onednn", "calls")  # the suites in which cells can be lost
 
 
@@ -187,7 +191,9 @@ How fast fastact is, beside others and beside the floor: what it costs to move t
 to be moved. This page, its pictures and the README's table are made by `bench/performance.py` from
 records ({files}); on your own machine, `python -m fastact bench --html` makes one like it.
 
-{machine}
+{machines}
+
+Machines are shared: read the ratios.
 
 - A ratio is another's time over fastact's: above 1 fastact is faster, and a cell is *lost* (in
   bold) where it is below 1. Both are medians of {rounds} rounds in which all take turns, of {more}
@@ -203,19 +209,29 @@ records ({files}); on your own machine, `python -m fastact bench --html` makes o
 """
 
 
+def machines(records: report.Records) -> str:
+    """What was measured where."""
+    found: dict[str, list[str]] = {}
+    for name, data in records.items():
+        machine, config = data["machine"], data["config"]
+        words = (
+            f"{machine['cpu']}, {machine['cores']} cores ({machine['caches']}), "
+            f"{machine['memory_bytes'] / 2**30:.0f} GiB; {machine['system']}, Python "
+            f"{machine['python']}, NumPy {machine['numpy']}; fastact {config['version']} with "
+            f"{config['isa']} and {config['threads']} threads; {data['when'][:10]}."
+        )
+        found.setdefault(words, []).append(name)
+    return "\n".join(f"- {', '.join(which)}: {words}" for words, which in found.items())
+
+
 def introduction(records: report.Records) -> str:
     data = records["batchnorm"]
-    machine, config = data["machine"], data["config"]
     versions = {k: v for d in records.values() for k, v in d["peers"].items()}
     left_out = {k: v for d in records.values() for k, v in d["skipped"].items()}
     words = "\n- Left out: " + "; ".join(f"{k} ({v})" for k, v in left_out.items()) + "."
     return INTRODUCTION.format(
         files=", ".join(f"[{name}](performance/{name}.json)" for name in records),
-        machine=f"Measured on {machine['cpu']}, {machine['cores']} cores ({machine['caches']}), "
-        f"{machine['memory_bytes'] / 2**30:.0f} GiB; {machine['system']}, Python "
-        f"{machine['python']}, NumPy {machine['numpy']}; fastact {config['version']} with "
-        f"{config['isa']} and {config['threads']} threads; {data['when'][:10]}. The machine is "
-        "shared: read the ratios.",
+        machines=machines(records),
         rounds=data["rounds"], more=MORE * data["rounds"],
         spread=spread(records), floor=data["floor"],
         peers=", ".join(f"{charts.label(k)} {v}" for k, v in versions.items()),
@@ -233,10 +249,12 @@ def page(records: report.Records) -> str:
     for name in names.BATCH_NORM:
         parts += [f"A training step with {name}; the others in units of fastact's time:\n"]
         parts.append(steps(records, name))
-    for peer in report.peers_of(report.rows_of(records, "batchnorm")):
-        parts.append(picture(f"batchnorm-{peer}", f"ratios of {charts.label(peer)}"))
+    for name in report.named(records, "batchnorm"):
+        for peer in report.peers_of(records[name]["rows"]):
+            alternative = f"{records[name]['isa']}: ratios of {charts.label(peer)}"
+            parts.append(picture(f"{name}-{peer}", alternative))
     parts.append("## Activations\n")
-    for name in [n for n in records if n.startswith("elementwise")]:
+    for name in report.named(records, "elementwise"):
         isa = records[name]["isa"]
         for which in ("plain", "out"):
             parts.append(picture(f"{name}-ratios-{which}", f"{isa}, {which}: ratios"))

@@ -455,7 +455,17 @@ def test_shares_of_the_floor_are_of_the_shapes_they_name(shape, layout, met):
     times = row(1, **{"floor": 0.95, "layout floor": 0.8})["times"]
     cell = {"shape": shape, "layout": layout, "mode": "step", "times": times}
     data = {"rows": [cell], "config": {"llc_bytes": 1 << 24, "l2_bytes": 1 << 20}}
-    assert [t.met for t in report.floor_targets({"batchnorm": data})] == met
+    assert [t.met for t in report.floor_targets({"batchnorm": data}, "batchnorm")] == met
+
+
+def test_a_record_of_another_instruction_set_has_its_own_targets_maps_and_pictures(recorded):
+    pytest.importorskip("matplotlib")
+    records = {"batchnorm-avx2": recorded["batchnorm"]}
+    whats = [t.what for t in report.targets(records) if t.met is not None]
+    assert any(what.startswith("BatchNorm (avx2) step and evaluation") for what in whats)
+    peers = report.peers_of(recorded["batchnorm"]["rows"])
+    assert {f"batchnorm-avx2-{peer}" for peer in peers} == set(dict(charts.all_of(records)))
+    assert "BatchNorm + activation" in page.page(records)
 
 
 def test_growth_is_that_of_one_activation():

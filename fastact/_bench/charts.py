@@ -213,14 +213,15 @@ def all_of(records: report.Records) -> Iterator[tuple[str, Figure]]:
     """(name of the file, figure) for everything that a page shows."""
     from fastact._bench import names
 
-    for name in [n for n in records if n.startswith("elementwise")]:
+    for name in report.named(records, "elementwise"):
         rows = records[name]["rows"]
         for mode in ("forward", "backward"):
             yield f"{name}-{mode}", speed_panels(rows, mode)
         for which, modes in (("plain", ("forward", "backward")), ("out", ("forward out",))):
             title = f"The fastest peer's time over fastact's ({name}, {which})"
             yield f"{name}-ratios-{which}", elementwise_map(rows, modes, title)
+    for name in report.named(records, "batchnorm"):
+        for peer in report.peers_of(records[name]["rows"]):
+            yield f"{name}-{peer}", batchnorm_map(records[name]["rows"], peer)
     if rows := report.rows_of(records, "batchnorm"):
-        for peer in report.peers_of(rows):
-            yield f"batchnorm-{peer}", batchnorm_map(rows, peer)
         yield "steps", steps(rows, names.PICTURED)

@@ -137,17 +137,17 @@ def heat_cell(value: float | None) -> str:
 
 def heat_maps(records: report.Records) -> Iterator[str]:
     words = "The fastest peer's time over fastact's; red: a lost cell."
-    for name in [n for n in records if n.startswith("elementwise")]:
+    for name in report.named(records, "elementwise"):
         rows = [row for row in records[name]["rows"] if report.against_the_best(row) is not None]
         yield section(f"Activations ({records[name]['isa']})", paragraph(words),
                       heat(rows, lambda r: r["activation"], lambda r: f"{r['mode']} {r['n']:,}",
                            report.against_the_best))  # fmt: skip
-    if rows := report.rows_of(records, "batchnorm"):
+    for name in report.named(records, "batchnorm"):
         yield section(
-            "BatchNorm + activation",
+            f"BatchNorm + activation ({records[name]['isa']})",
             paragraph(words),
             heat(
-                rows,
+                records[name]["rows"],
                 lambda r: f"{r['shape']} {r['layout']}",
                 lambda r: f"{r['mode']} {r['activation']}",
                 report.against_the_best,

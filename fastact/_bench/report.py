@@ -123,50 +123,61 @@ def beyond_caches(row: Row, records: Records, name: str) -> bool:
     return bool(8 * size > records[name]["config"]["llc_bytes"])
 
 
-def rows_fit_l2(row: Row, records: Records) -> bool:
+def rows_fit_l2(row: Row, records: Records, name: str) -> bool:
     """NCHW, and one channel's rows fit in the second-level cache."""
     shape = list(map(int, row["shape"].split("x")))
     channel = 4 * math.prod(shape) // shape[1]
-    fits = channel <= records["batchnorm"]["config"]["l2_bytes"]
+    fits = channel <= records[name]["config"]["l2_bytes"]
     return bool(fits and row["layout"] == "NCHW")
 
 
-def floor_targets(records: Records) -> list[Target]:
-    name = "batchnorm"
+def titled(what: str, name: str) -> str:
+    """With the instruction set that a record names, as in batchnorm-avx2."""
+    return f"{what} ({name.split('-')[1]})" if "-" in name else what
+
+
+def floor_targets(records: Records, name: str) -> list[Target]:
+    title = titled("BatchNorm", name)
     large = rows_of(records, name, lambda row: beyond_caches(row, records, name))
-    nchw = [row for row in large if rows_fit_l2(row, records)]
+    nchw = [row for row in large if rows_fit_l2(row, records, name)]
     side_by_side = [row for row in large if row["layout"] != "NCHW"]
     targets = []
     for mode in ("step", "forward"):
         values = ratios((row for row in nchw if row["mode"] == mode), FLOOR)
-        what = f"BatchNorm {mode}, NCHW beyond the caches: share of the floor, worst"
+        what = f"{title} {mode}, NCHW beyond the caches: share of the floor, worst"
         targets.append(at_least(what, 0.9, values, min, "{:.2f}"))
     for floor, wanted in ((FLOOR, 0.7), (LAYOUT_FLOOR, 0.9)):
         values = ratios((row for row in side_by_side if row["mode"] == "step"), floor)
-        what = f"BatchNorm step, NHWC and (N, C) beyond the caches: share of the {floor}, worst"
+        what = f"{title} step, NHWC and (N, C) beyond the caches: share of the {floor}, worst"
         targets.append(at_least(what, wanted, values, min, "{:.2f}"))
     return targets
 
 
-def batchnorm_targets(records: Records) -> list[Target]:
-    rows = rows_of(records, "batchnorm", lambda row: row["mode"] in ("step", "evaluation"))
-    targets = [none_lost("BatchNorm step and evaluation, against torch, torch.compile, jax", rows)]
+def batchnorm_targets(records: Records, name: str) -> list[Target]:
+    rows = rows_of(records, name, lambda row: row["mode"] in ("step", "evaluation"))
+    title = titled("BatchNorm", name)
+    found = [none_lost(f"{title} step and evaluation, against torch, torch.compile, jax", rows)]
     for peer, wanted in (("torch", 5), ("compile", 3)):
-        what = f"BatchNorm step and evaluation, against {peer}, geometric mean"
-        targets.append(at_least(what, wanted, ratios(rows, peer), geometric_mean, "{:.1f}"))
+        what = f"{title} step and evaluation, against {peer}, geometric mean"
+        found.append(at_least(what, wanted, ratios(rows, peer), geometric_mean, "{:.1f}"))
+    return found
+
+
+def onednn_targets(records: Records) -> list[Target]:
     one = rows_of(records, "onednn")
-    targets.append(none_lost("BatchNorm + ReLU, against oneDNN, all buffers reused", one))
     nchw = [row for row in one if row["layout"] == "NCHW"]
     what = "BatchNorm + ReLU, against oneDNN's NCHW path, geometric mean"
-    targets.append(at_least(what, 5, ratios(nchw, "onednn"), geometric_mean, "{:.1f}"))
-    return targets
+    return [
+        none_lost("BatchNorm + ReLU, against oneDNN, all buffers reused", one),
+        at_least(what, 5, ratios(nchw, "onednn"), geometric_mean, "{:.1f}"),
+    ]
 
 
 def elementwise_targets(records: Records, name: str) -> list[Target]:
     rows = rows_of(records, name)
     if not rows:
         return []
-    title = "Activations" + (f" ({name.split('-')[1]})" if "-" in name else "")
+    title = titled("Activations", name)
     targets = [none_lost(f"{title}, forward and backward, against all peers", rows)]
     low, high = IN_CACHE
     cached = ratios((row for row in rows if low <= row["n"] <= high), "torch")
@@ -235,8 +246,15 @@ def memory_targets(records: Records) -> list[Target]:
 
 
 def targets(records: Records) -> list[Target]:
-    found = [*floor_targets(records), *batchnorm_targets(records)]
-    for name in records:
-        if name.startswith("elementwise"):
-            found += elementwise_targets(records, name)
+    found = []
+    for name in named(records, "batchnorm") or ["batchnorm"]:
+        found += [*floor_targets(records, name), *batchnorm_targets(records, name)]
+    found += onednn_targets(records)
+    for name in named(records, "elementwise"):
+        found += elementwise_targets(records, name)
     return [*found, *call_targets(records), *scaling_targets(records), *memory_targets(records)]
+
+
+def named(records: Records, suite: str) -> list[str]:
+    """Records of a suite: with the best instruction set, with others."""
+    return sorted(name for name in records if name.split("-")[0] == suite)

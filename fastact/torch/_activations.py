@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +18,7 @@ import fastact as fa
 from fastact._activation import activation as find_activation
 from fastact.torch import _composed
 from fastact.torch._operators import Context, Operator, define, threads
-from fastact.torch._tensors import array_of, check, empty_like
+from fastact.torch._tensors import array_of, check, empty_like, tensor_like
 
 Value = float | Tensor
 OPERATORS: dict[str, Operator] = {}  # by name, for the functions: torch.compile finds it here
@@ -65,12 +66,12 @@ def define_activation(function: fa.Activation) -> Operator:
     backward = _define_backward(function, inputs, tensors)
 
     def kernel(x: Tensor, *rest: Any) -> Tensor:
-        _check(function, x, rest)
+        if beside:
+            _check(function, x, rest)
         array = array_of("x", x)
-        result, out = empty_like(x, array)
         with threads():
-            function(array, *_arrays(beside, rest), out=out)
-        return result
+            y = function(array, *_arrays(beside, rest))
+        return tensor_like(x, np.asarray(y))
 
     def fake(x: Tensor, *rest: Any) -> Tensor:
         _check(function, x, rest)
@@ -94,11 +95,10 @@ def _define_backward(function: fa.Activation, inputs: str, tensors: int) -> Oper
 
     def kernel(dy: Tensor, x: Tensor, *rest: Any) -> Tensor | tuple[Tensor, Tensor]:
         arrays = array_of("dy", dy), array_of("x", x), *_arrays(beside, rest)
-        dx, out = empty_like(x, arrays[1])
         if not beside:
             with threads():
-                function.backward(*arrays, out=out)
-            return dx
+                return tensor_like(x, np.asarray(function.backward(*arrays)))
+        dx, out = empty_like(x, arrays[1])
         if function.gated:
             second, second_out = empty_like(rest[0], arrays[2])
             with threads():
@@ -140,7 +140,7 @@ def _define_backward(function: fa.Activation, inputs: str, tensors: int) -> Oper
 
 def _arrays(beside: tuple[str, ...], rest: tuple[Any, ...]) -> list[Any]:
     count = len(beside)
-    return [*map(array_of, beside, rest[:count]), *rest[count:]]
+    return [*map(array_of, beside, rest[:count]), *rest[count:]] if count else list(rest)
 
 
 def second_order(

@@ -69,19 +69,25 @@ def _bfloat16() -> Any:
 def tensor_like(tensor: torch.Tensor, array: np.ndarray) -> torch.Tensor:
     """An array of the tensor's shape as a tensor of its strides, those of `torch.empty_like`."""
     result = tensor_of(array, tensor.dtype)
-    if result.stride() == tensor.stride():
-        return result
-    if _same_steps(result, tensor):
-        return result.as_strided(tensor.shape, tensor.stride())
-    wanted = torch.empty_like(tensor, requires_grad=False)  # torch's own rule for gaps and repeats
-    return result if result.stride() == wanted.stride() else wanted.copy_(result)
+    same = _restrided(result, tensor)
+    return torch.empty_like(tensor, requires_grad=False).copy_(result) if same is None else same
 
 
 def empty_like(tensor: torch.Tensor, array: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
     """`torch.empty_like`, strides included, in recycled memory where that is possible."""
     fresh = _runtime.new_like(array, array.dtype.num)
-    result = tensor_like(tensor, fresh)
-    return result, fresh if result.data_ptr() == fresh.ctypes.data else array_of("result", result)
+    result = _restrided(tensor_of(fresh, tensor.dtype), tensor)
+    if result is None:
+        result = torch.empty_like(tensor, requires_grad=False)
+        return result, array_of("result", result)
+    return result, fresh
+
+
+def _restrided(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor | None:
+    """a's memory with the strides of b; None for gaps or repeated elements: torch's own rule."""
+    if a.stride() == b.stride():
+        return a
+    return a.as_strided(b.shape, b.stride()) if _same_steps(a, b) else None
 
 
 def _same_steps(a: torch.Tensor, b: torch.Tensor) -> bool:
