@@ -482,14 +482,35 @@ static void stream_piece(const fa_job *j, const piece *p, const char *from)
         j->stream(to + r * step(j, j->out), from + r * row, (size_t)(row * p->rows / rows));
 }
 
+/* Whether a row is read, a row or a few further down, at the address modulo 4 KiB of a line that has just been written
+ * past the caches: the read waits for the line to leave, which takes three times as long as a detour by the buffer. */
+static int rows_collide(const fa_job *j, const fa_view *v, const piece *p)
+{
+    enum { PAGE = 4096, LINE = 64, NEAR = 3 };
+    if (!v)
+        return 0;
+    uintptr_t apart = (uintptr_t)address(j, v, p) - (uintptr_t)address(j, j->out, p);
+    for (int k = 1; k <= NEAR && k < p->rows; k++) {
+        apart += (uintptr_t)step(j, v);
+        if ((apart + LINE - 1) % PAGE < 2 * LINE - 1)
+            return 1;
+    }
+    return 0;
+}
+
+static int can_stream_directly(const fa_job *j, const piece *p)
+{
+    const int aligned = (uintptr_t)address(j, j->out, p) % 64 == 0 && step(j, j->out) % 64 == 0;
+    return aligned && !rows_collide(j, j->x, p) && !rows_collide(j, j->backward ? j->dy : j->bn->residual, p);
+}
+
 static void second_pass_piece(const fa_job *j, const piece *p, const piece *next, int worker)
 {
     const int direct = is_direct(j, p) && !fa_in_steps(j, p->row, p->rows);
     fa_scratch *s = j->scratch + worker;
     fa_span span = span_of(j, p, s->x);
     char *own = direct ? address(j, j->out, p) : NULL;
-    const int aligned = (uintptr_t)own % 64 == 0 && step(j, j->out) % 64 == 0;
-    const int buffered = !direct || (j->stream && !aligned);
+    const int buffered = !direct || (j->stream && !can_stream_directly(j, p));
     look_ahead(j, next, &span);
     span.out = buffered ? (char *)s->x : own;
     span.out_step = buffered ? buffer_step(p) : step(j, j->out) / j->itemsize;
