@@ -212,6 +212,21 @@ def test_instruction_sets_that_differ_and_their_exit_status(monkeypatch, capsys)
 
 
 @once
+def test_digests_that_differ_are_told_whatever_this_machine_has(capsys):
+    reports = [
+        {"isa": isa, "name": CURVED, "digest": digest}
+        for isa, digest in (("avx512", "a"), ("avx2", "b"), ("baseline", "c"))
+    ]
+    failures = _verify.other_bits(reports)
+    assert failures == [f"bits: {CURVED}: avx512 and avx2 differ"]
+    assert _verify.other_bits(reports[::2]) == []
+    _verify.show(["avx512", "avx2"], [], failures)
+    shown = capsys.readouterr()
+    assert "FAILED" in shown.out
+    assert "avx512 and avx2 differ" in shown.out + shown.err
+
+
+@once
 def test_workers_run_side_by_side_and_in_order(monkeypatch):
     monkeypatch.setattr(_verify, "run_worker", lambda isa: iter([{"isa": isa, "name": CURVED}] * 2))
     seen = []

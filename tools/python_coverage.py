@@ -49,7 +49,8 @@ PARTS = {
     ),
     "interop": Part("protocols dask distributed convert", "every_way_to_cut or pint_units"),
     "torch": Part(
-        "torch_activations torch_batch_norm torch_fuse torch_sync jax examples bench",
+        "torch_activations torch_operators torch_batch_norm torch_fuse torch_sync jax examples"
+        " bench",
         "bits_of_fastact or checks_of or test_gradients_of_first or samples or examples.py"
         " or two_pools or channels_last_and or compile",
         "torch or jax",

@@ -39,9 +39,7 @@ def array_of(name: str, tensor: torch.Tensor) -> np.ndarray:
     check(name, tensor)
     if tensor.requires_grad:
         tensor = tensor.detach()
-    if tensor.dtype is torch.bfloat16:  # which NumPy has from ml_dtypes
-        return tensor.view(torch.int16).numpy().view(_bfloat16())
-    return tensor.numpy()
+    return tensor.view(torch.int16).numpy().view(_bfloat16())  # which NumPy has from ml_dtypes
 
 
 def dtype_of(tensor: torch.Tensor | None) -> np.dtype | None:
