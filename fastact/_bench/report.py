@@ -208,7 +208,7 @@ def inverse(values: list[float]) -> list[float]:
 
 def unevenness(rows: list[Row]) -> float:
     """The time of an element where it is largest over that where it is least."""
-    each = [row["times"][OWN].median / row["n"] for row in rows]
+    each: list[float] = [row["times"][OWN].median / row["n"] for row in rows]
     return max(each) / min(each)
 
 

@@ -25,7 +25,8 @@ Gradient = Callable[..., Any]
 Save = Callable[[Context, tuple[Any, ...], Any], None]
 LIBRARY = torch.library.Library("fastact", "DEF")
 PLAIN = (Tensor, torch.nn.Parameter)
-is_batched = torch._C._functorch.is_legacy_batchedtensor  # grad(..., is_grads_batched=True)
+internals: Any = torch._C  # its stubs leave out what is asked here
+is_batched = internals._functorch.is_legacy_batchedtensor  # grad(..., is_grads_batched=True)
 NOT_TENSORS = (type(None), bool, int, float, str, list)  # that a schema here has
 
 
@@ -38,11 +39,11 @@ def threads() -> contextlib.AbstractContextManager[object]:
 def is_observed() -> bool:
     """Whether a mode, a transform, a tracer or a profiler would see an operator."""
     return bool(
-        torch._C._len_torch_dispatch_stack()
-        or torch._C._len_torch_function_stack()
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch._C._get_tracing_state() is not None
-        or torch._C._autograd._profiler_enabled()
+        internals._len_torch_dispatch_stack()
+        or internals._len_torch_function_stack()
+        or internals._functorch.peek_interpreter_stack() is not None
+        or internals._get_tracing_state() is not None
+        or internals._autograd._profiler_enabled()
     )
 
 
@@ -100,7 +101,10 @@ def transformable(operator: Operator, gradient: Gradient, save: Save) -> Operato
         def forward(*inputs: Any) -> Any:
             return operator(*inputs)
 
-        setup_context = staticmethod(save)
+        @staticmethod
+        def setup_context(ctx: Context, inputs: tuple[Any, ...], output: Any) -> None:
+            save(ctx, inputs, output)
+
         backward = staticmethod(gradient)
 
     apply: Operator = Transformable.apply

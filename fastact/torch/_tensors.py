@@ -44,7 +44,9 @@ def array_of(name: str, tensor: torch.Tensor) -> np.ndarray:
 
 def dtype_of(tensor: torch.Tensor | None) -> np.dtype | None:
     """NumPy's name for it."""
-    return None if tensor is None else SHARED.get(tensor.dtype) or _bfloat16()
+    if tensor is None:
+        return None
+    return SHARED[tensor.dtype] if tensor.dtype in SHARED else np.dtype(_bfloat16())
 
 
 def tensor_of(array: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
