@@ -10,7 +10,7 @@ import torch
 from fastact import _runtime
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-SHARED = {  # those that NumPy has itself
+SHARED: dict[torch.dtype, np.dtype[Any]] = {  # those that NumPy has itself
     torch.float16: np.dtype(np.float16),
     torch.float32: np.dtype(np.float32),
     torch.float64: np.dtype(np.float64),
@@ -42,11 +42,12 @@ def array_of(name: str, tensor: torch.Tensor) -> np.ndarray:
     return tensor.view(torch.int16).numpy().view(_bfloat16())  # which NumPy has from ml_dtypes
 
 
-def dtype_of(tensor: torch.Tensor | None) -> np.dtype | None:
+def dtype_of(tensor: torch.Tensor | None) -> np.dtype[Any] | None:
     """NumPy's name for it."""
     if tensor is None:
         return None
-    return SHARED[tensor.dtype] if tensor.dtype in SHARED else np.dtype(_bfloat16())
+    found: np.dtype[Any] = SHARED[tensor.dtype] if tensor.dtype in SHARED else _bfloat16()
+    return found
 
 
 def tensor_of(array: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
