@@ -483,7 +483,7 @@ static void stream_piece(const fa_job *j, const piece *p, const char *from)
 }
 
 /* Whether a row is read, a row or a few further down, at the address modulo 4 KiB of a line that has just been written
- * past the caches: the read waits for the line to leave, which takes three times as long as a detour by the buffer. */
+ * past the caches: the read waits for the line to leave, which takes longer than a detour by the buffer (docs/design.md). */
 static int rows_collide(const fa_job *j, const fa_view *v, const piece *p)
 {
     enum { PAGE = 4096, LINE = 64, NEAR = 3 };

@@ -44,8 +44,8 @@ def build_step(found: Peers) -> Iterator[Cell]:
     calls = {OWN: batchnorm.own(job), **found.calls("batch_norm", job)}
     calls[OWN]["layer step"] = layer_step(job)
     if "torch" in calls:
-        calls["torch"] |= {"layer step": torch_layer_step(job)}
-        calls["torch"] |= {"module step": calls["torch"]["layer step"]}
+        step = torch_layer_step(job)
+        calls["torch"] |= {"layer step": step, "module step": step}
         calls[OWN]["module step"] = fused_module_step(job)
     for mode in STEPS:
         if mode in calls[OWN]:
