@@ -63,6 +63,7 @@ C_SOURCES = [
     "memory",
     "merge",
     "parallel",
+    "pieces_tables",
     "pool",
     "strided",
     "view",

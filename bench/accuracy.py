@@ -44,7 +44,7 @@ KERNELS = [
     "half.inc",
     "kernels.inc",
 ]
-KERNELS += ["narrow.h", "pieces.h", "pieces_tables.h"]
+KERNELS += ["narrow.h", "pieces.h", "pieces_tables.h", "pieces_tables.c"]
 KERNELS += [f"isa{name}" for name in (".inc", "_list.inc", "_real.inc")]
 KERNELS += [f"isa_{name}.c" for name in ("baseline", "avx2", "avx512", "neon")]
 STRIDE = 251  # of the sample: 2^32 / 251 > 2^24 bit patterns
@@ -261,9 +261,9 @@ class Measurement:
         self.began = time.perf_counter()
         if key_of(self.what) in self.known:
             return False
-        former = self.former.get(key_of(self.what))
+        former = self.former.get(key_of(self.what | {"isa": arithmetic_of(self.isa)}))
         if former and digest_of(self.oracle, former) == former["digest"]:
-            self.done(former)
+            self.done(former | {"isa": self.isa})
             return False
         return True
 
@@ -443,12 +443,18 @@ def load() -> dict:
     return {"oracle": judge(), "sources": current, "rows": rows}
 
 
+def arithmetic_of(isa: str) -> str:
+    """Instruction sets with fused multiply-add have one, and the same bits."""
+    return isa if isa == "baseline" else "fused"
+
+
 def results_on_record() -> dict:
     """Rows of any sources whose results can be compared, by what they are of."""
     record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     if record.get("oracle") != judge():
         return {}
-    return {key_of(r): r for r in record["rows"] if "digest" in r}
+    rows = [r for r in record["rows"] if "digest" in r]
+    return {key_of(r | {"isa": arithmetic_of(r["isa"])}): r for r in rows}
 
 
 def save(record: dict) -> None:

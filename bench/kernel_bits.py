@@ -63,7 +63,8 @@ def runnable() -> list[str]:
 def digests(name, compiler, flags, emulator, folder) -> list[str]:
     program = Path(folder, name)
     command = [compiler, *numerics(), *flags, "-static", f"-DKERNELS=fa_isa_{name}", f"-I{CSRC}"]
-    command += [str(HERE / "kernel_bits.c"), str(CSRC / f"isa_{name}.c"), "-o", str(program), "-lm"]
+    command += [str(HERE / "kernel_bits.c"), str(CSRC / f"isa_{name}.c")]
+    command += [str(CSRC / "pieces_tables.c"), "-o", str(program), "-lm"]
     subprocess.run(command, check=True)
     run = subprocess.run([*emulator, str(program)], check=True, capture_output=True, text=True)
     return run.stdout.splitlines()

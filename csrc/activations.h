@@ -203,18 +203,12 @@ FA_INLINE real FN(fa_sigmoid_backward)(real dy, real x) {
     return n_finish(n_set(dy), slope, lift);
 }
 #if FA_BITS == 32
-#define FA_FAST_sigmoid_forward , EXP
-#define FA_FAST_sigmoid_backward , EXP
-FA_INLINE float fa_sigmoid_forward_limit(void) { return FA_EXP_LIMIT_F; }
-FA_INLINE float fa_sigmoid_backward_limit(void) { return FA_EXP_LIMIT_F; }
-FA_INLINE float fa_sigmoid_forward_exponent(float x) { return x; }
-FA_INLINE float fa_sigmoid_backward_exponent(float x) { return fa_minus_abs_f(x); }
-FA_INLINE float fa_sigmoid_fast_value(float x, fa_exp_parts e) {
-    return (void)x, fa_rounded_f(fa_logistic_f(e));
-}
-FA_INLINE float fa_sigmoid_fast_backward(float dy, float x, fa_exp_parts e) {
-    return (void)x, fa_times_f(dy, fa_logistic_slope_f(e));
-}
+#define FA_FAST_sigmoid_forward , PIECES
+#define FA_FAST_sigmoid_backward , PIECES
+FA_INLINE float fa_sigmoid_forward_limit(void) { return FA_ANY; }
+FA_INLINE float fa_sigmoid_backward_limit(void) { return FA_ANY; }
+FA_BY_FLOAT_PIECES(sigmoid_forward, logistic, x, value)
+FA_BY_FLOAT_PIECES(sigmoid_backward, logistic_density, fa_minus_abs_f(x), slope)
 #endif
 
 /* hardsigmoid: x / 6 + 1/2 between -3 and 3, as (x + 3) / 6, which does not cancel; derivative 0 at
@@ -264,23 +258,17 @@ FA_INLINE real FN(fa_hard_sigmoid_backward)(real dy, real x, double alpha, doubl
 /* logsigmoid: -log(1 + e^-x) = -softplus(-x); derivative sigma(-x) */
 FA_INLINE real FN(fa_softplus_value)(real x, double beta);
 FA_INLINE real FN(fa_softplus_backward)(real dy, real x, double beta);
-#if FA_BITS == 32
-FA_INLINE float fa_softplus_forward_limit(double beta);
-#endif
 FA_INLINE real FN(fa_logsigmoid_value)(real x) { return -FN(fa_softplus_value)(-x, 1.0); }
 FA_INLINE real FN(fa_logsigmoid_backward)(real dy, real x) {
     return FN(fa_softplus_backward)(dy, -x, 1.0);
 }
 #if FA_BITS == 32
 #define FA_FAST_logsigmoid_forward , PIECES
-#define FA_FAST_logsigmoid_backward , EXP
-FA_INLINE float fa_logsigmoid_forward_limit(void) { return fa_softplus_forward_limit(1.0); }
-FA_FORWARD_BY_PIECES(logsigmoid, fa_log1pexp_pieces, -(fa_positive_v(-x) + p))
-FA_INLINE float fa_logsigmoid_backward_limit(void) { return FA_EXP_LIMIT_F; }
-FA_INLINE float fa_logsigmoid_backward_exponent(float x) { return -x; }
-FA_INLINE float fa_logsigmoid_fast_backward(float dy, float x, fa_exp_parts e) {
-    return (void)x, fa_times_f(dy, fa_quotient_short_f(fa_logistic_f(e)));
-}
+#define FA_FAST_logsigmoid_backward , PIECES
+FA_INLINE float fa_logsigmoid_forward_limit(void) { return FA_ANY; }
+FA_INLINE float fa_logsigmoid_backward_limit(void) { return FA_ANY; }
+FA_BY_FLOAT_PIECES(logsigmoid_forward, log1pexp, -x, minus_value)
+FA_BY_FLOAT_PIECES(logsigmoid_backward, logistic, -x, slope)
 #endif
 
 /* tanh; derivative 4 sigma(2x) sigma(-2x) = 1 / cosh^2, without 1 - tanh^2 */
@@ -296,24 +284,18 @@ FA_INLINE real FN(fa_tanh_backward)(real dy, real x) {
 }
 #if FA_BITS == 32
 #define FA_FAST_tanh_forward , EXP
-#define FA_FAST_tanh_backward , EXP
+#define FA_FAST_tanh_backward , PIECES
 FA_INLINE float fa_tanh_forward_limit(void) { return FA_ANY; }
-FA_INLINE float fa_tanh_backward_limit(void) { return FA_EXP_LIMIT_F / 2; }
+FA_INLINE float fa_tanh_backward_limit(void) { return FA_ANY; }
 FA_INLINE float fa_tanh_forward_exponent(float x) {
     uint32_t size = fa_bits_f(x) & 0x7fffffff, most = 0x41200000; /* 10 */
     return 2.0f * fa_from_bits_f(size < most ? size : most);
 }
-FA_INLINE float fa_tanh_backward_exponent(float x) { return 2.0f * fa_minus_abs_f(x); }
 FA_INLINE float fa_tanh_fast_value(float x, fa_exp_parts e) {
     float y = fa_rounded_f(fa_tanh_half_f(e));
     return fa_nan_of_f32(x, fa_sign_like_f(y, x));
 }
-FA_INLINE float fa_tanh_fast_backward(float dy, float x, fa_exp_parts e) {
-    fa_ff slope = fa_logistic_slope_f(e);
-    (void)x;
-    slope.hi *= 4.0f, slope.lo *= 4.0f;
-    return fa_times_f(dy, slope);
-}
+FA_BY_FLOAT_PIECES(tanh_backward, sech2, fa_minus_abs_f(x), slope)
 #endif
 
 /* hardtanh: min(max(x, min_val), max_val); derivative 0 at both ends.  Comparisons with a float64 are
@@ -437,15 +419,11 @@ FA_INLINE real FN(fa_softplus_backward)(real dy, real x, double beta) {
 }
 #if FA_BITS == 32
 #define FA_FAST_softplus_forward , PIECES
-#define FA_FAST_softplus_backward , EXP
-FA_INLINE float fa_softplus_forward_limit(double beta) { return beta == 1.0 ? 9.37f : FA_NEVER; }
-FA_FORWARD_BY_PIECES(softplus, fa_log1pexp_pieces, fa_positive_v(x) + p)
-FA_INLINE float fa_softplus_backward_limit(double beta) { return beta == 1.0 ? FA_EXP_LIMIT_F : FA_NEVER; }
-FA_INLINE float fa_softplus_backward_exponent(float x, double beta) { return (void)beta, x; }
-FA_INLINE float fa_softplus_fast_backward(float dy, float x, fa_exp_parts e, double beta) {
-    (void)x, (void)beta;
-    return fa_times_f(dy, fa_quotient_short_f(fa_logistic_f(e)));
-}
+#define FA_FAST_softplus_backward , PIECES
+FA_INLINE float fa_softplus_forward_limit(double beta) { return beta == 1.0 ? FA_ANY : FA_NEVER; }
+FA_INLINE float fa_softplus_backward_limit(double beta) { return beta == 1.0 ? FA_ANY : FA_NEVER; }
+FA_BY_FLOAT_PIECES(softplus_forward, log1pexp, x, value)
+FA_BY_FLOAT_PIECES(softplus_backward, logistic, x, slope)
 #endif
 
 /* squareplus: (x + r) / 2, r = sqrt(x^2 + b), as max(x, 0) + b / (2 (r + |x|)), which does not cancel;
@@ -501,6 +479,21 @@ FA_INLINE real FN(fa_exponential_backward)(real dy, real x) {
 }
 FA_INLINE real FN(fa_exponential_value)(real x) { return FN(fa_exponential_backward)(1, x); }
 
+#if FA_BITS == 32
+#define FA_FAST_exponential_forward , EXP
+#define FA_FAST_exponential_backward , EXP
+FA_INLINE float fa_exponential_forward_limit(void) { return FA_EXP_LIMIT_F; }
+FA_INLINE float fa_exponential_backward_limit(void) { return FA_EXP_LIMIT_F; }
+FA_INLINE float fa_exponential_forward_exponent(float x) { return x; }
+FA_INLINE float fa_exponential_backward_exponent(float x) { return x; }
+FA_INLINE float fa_exponential_fast_value(float x, fa_exp_parts e) {
+    return (void)x, fa_rounded_f(fa_exp_fraction_f(e)) * fa_pow2_f(e.rounded);
+}
+FA_INLINE float fa_exponential_fast_backward(float dy, float x, fa_exp_parts e) {
+    return (void)x, fa_times_f(dy, fa_exp_f(e));
+}
+#endif
+
 /* gelu: x Phi(x); as max(x, 0) - |x| Phi(-|x|), which does not cancel.  Derivative Phi(x) + x phi(x),
  * i.e. g = Phi(-|x|) - |x| phi(x) for x <= 0 and 1 - g for x > 0. */
 FA_INLINE real FN(fa_gelu_value)(real x) {
@@ -518,10 +511,10 @@ FA_INLINE real FN(fa_gelu_backward)(real dy, real x) {
 #if FA_BITS == 32
 #define FA_FAST_gelu_forward , PIECES
 #define FA_FAST_gelu_backward , PIECES
-FA_INLINE float fa_gelu_forward_limit(void) { return 4.21f; }
-FA_INLINE float fa_gelu_backward_limit(void) { return 4.68f; }
-FA_FORWARD_BY_PIECES(gelu, fa_normal_tail_pieces, FA_VEC_FMA(fa_minus_abs_v(x), p, fa_positive_v(x)))
-FA_BACKWARD_BY_PIECES(gelu, fa_normal_slope_pieces, dy * fa_turned_v(x, p))
+FA_INLINE float fa_gelu_forward_limit(void) { return FA_ANY; }
+FA_INLINE float fa_gelu_backward_limit(void) { return FA_ANY; }
+FA_BY_FLOAT_PIECES(gelu_forward, normal, x, gate)
+FA_BY_DOUBLE_PIECES(gelu_backward, normal_slope, x)
 #endif
 
 /* gelu_tanh: x sigma(y), y = 2 sqrt(2/pi) (x + 0.044715 x^3) = x (a + b x^2), which is the published
@@ -550,6 +543,15 @@ FA_INLINE real FN(fa_gelu_tanh_backward)(real dy, real x) {
     return FN(fa_nan_of)(x, n_finish(n_set(dy), n_div(top, n_mul(v.sum, v.sum)), lift));
 }
 
+#if FA_BITS == 32
+#define FA_FAST_gelu_tanh_forward , PIECES
+#define FA_FAST_gelu_tanh_backward , PIECES
+FA_INLINE float fa_gelu_tanh_forward_limit(void) { return FA_ANY; }
+FA_INLINE float fa_gelu_tanh_backward_limit(void) { return FA_ANY; }
+FA_BY_FLOAT_PIECES(gelu_tanh_forward, logistic_cubic, x, gate)
+FA_BY_DOUBLE_PIECES(gelu_tanh_backward, logistic_cubic_slope, x)
+#endif
+
 /* x sigma(y), |y| <= FA_TAIL; the derivative for y a multiple of x: sigma (1 + y (1 - sigma)), zero at
  * y = -1.278, hence the fine logistic */
 FA_INLINE real FN(fa_gate_value)(real x, num y) {
@@ -577,6 +579,15 @@ FA_INLINE real FN(fa_quick_gelu_backward)(real dy, real x) {
     return FN(fa_nan_of)(x, FN(fa_gate_backward)(dy, y));
 }
 
+#if FA_BITS == 32
+#define FA_FAST_quick_gelu_forward , PIECES
+#define FA_FAST_quick_gelu_backward , PIECES
+FA_INLINE float fa_quick_gelu_forward_limit(void) { return FA_ANY; }
+FA_INLINE float fa_quick_gelu_backward_limit(void) { return FA_ANY; }
+FA_BY_FLOAT_PIECES(quick_gelu_forward, logistic_1702, x, gate)
+FA_BY_DOUBLE_PIECES(quick_gelu_backward, logistic_1702_slope, x)
+#endif
+
 /* silu: x sigma(x) */
 FA_INLINE real FN(fa_silu_value)(real x) {
     real low = FN(fa_floor_at)(x, -FA_TAIL); /* not -inf * 0 */
@@ -586,14 +597,12 @@ FA_INLINE real FN(fa_silu_backward)(real dy, real x) {
     return FN(fa_nan_of)(x, FN(fa_gate_backward)(dy, n_set(FN(fa_clamp_number)(x, FA_TAIL))));
 }
 #if FA_BITS == 32
-#define FA_FAST_silu_forward , EXP
-FA_INLINE float fa_silu_forward_limit(void) { return FA_EXP_LIMIT_F; }
-FA_INLINE float fa_silu_forward_exponent(float x) { return x; }
-/* Of all float32 this is off by 0.51008 ULP at one, whose neighbour is off by 0.48992. */
-FA_INLINE float fa_silu_fast_value(float x, fa_exp_parts e) {
-    float y = fa_times_f(x, fa_quotient_f(fa_logistic_f(e)));
-    return fa_choose_f32(x == -0x1.4df974p+2f, -0x1.cc94dcp-6f, y);
-}
+#define FA_FAST_silu_forward , PIECES
+#define FA_FAST_silu_backward , PIECES
+FA_INLINE float fa_silu_forward_limit(void) { return FA_ANY; }
+FA_INLINE float fa_silu_backward_limit(void) { return FA_ANY; }
+FA_BY_FLOAT_PIECES(silu_forward, logistic, x, gate)
+FA_BY_DOUBLE_PIECES(silu_backward, logistic_slope, x)
 #endif
 
 /* swish: x sigma(beta x), any beta.  At infinity x where sigma does not vanish. */
@@ -606,12 +615,12 @@ FA_INLINE real FN(fa_swish_backward)(real dy, real x, double beta) {
     return FN(fa_gate_backward)(dy, n_clamp(n_product(FN(fa_clamp)(x, FA_LARGEST), beta), FA_TAIL));
 }
 #if FA_BITS == 32
-#define FA_FAST_swish_forward , EXP
-FA_INLINE float fa_swish_forward_limit(double beta) { return beta == 1.0 ? FA_EXP_LIMIT_F : FA_NEVER; }
-FA_INLINE float fa_swish_forward_exponent(float x, double beta) { return (void)beta, x; }
-FA_INLINE float fa_swish_fast_value(float x, fa_exp_parts e, double beta) {
-    return (void)beta, fa_silu_fast_value(x, e);
-}
+#define FA_FAST_swish_forward , PIECES
+#define FA_FAST_swish_backward , PIECES
+FA_INLINE float fa_swish_forward_limit(double beta) { return beta == 1.0 ? FA_ANY : FA_NEVER; }
+FA_INLINE float fa_swish_backward_limit(double beta) { return beta == 1.0 ? FA_ANY : FA_NEVER; }
+FA_BY_FLOAT_PIECES(swish_forward, logistic, x, gate)
+FA_BY_DOUBLE_PIECES(swish_backward, logistic_slope, x)
 #endif
 
 /* hardswish: x (x + 3) / 6 between -3 and 3, 0 to the left, x to the right; derivative (2 x + 3) / 6 */
@@ -660,6 +669,15 @@ FA_INLINE real FN(fa_mish_backward)(real dy, real x) {
     num top = n_add(n_mul(n_add(v.sum, v.right), bottom), n_mul(n_mul(n_scale(c, 4.0), v.sum), rr));
     return FN(fa_nan_of)(x, n_finish(n_set(dy), n_div(n_mul(v.left, top), n_mul(bottom, bottom)), lift));
 }
+
+#if FA_BITS == 32
+#define FA_FAST_mish_forward , PIECES
+#define FA_FAST_mish_backward , PIECES
+FA_INLINE float fa_mish_forward_limit(void) { return FA_ANY; }
+FA_INLINE float fa_mish_backward_limit(void) { return FA_ANY; }
+FA_BY_DOUBLE_PIECES(mish_forward, tanh_log1pexp, x)
+FA_BY_DOUBLE_PIECES(mish_backward, tanh_log1pexp_slope, x)
+#endif
 
 /* hard_mish: x (x + 2) / 2 between -2 and 0, 0 to the left, x to the right; derivative x + 1 */
 FA_INLINE real FN(fa_hard_mish_value)(real x) {

@@ -186,23 +186,20 @@ FA_INLINE float fa_rounded_f(fa_fraction_f v) {
     return FA_FMAF(fa_remainder_f(v, q), inverse, q);
 }
 
-/* The quotient as a pair, and one that starts 2^-20 short: as fa_split_f and fa_split_short_f. */
-FA_INLINE fa_ff fa_quotient_f(fa_fraction_f v) {
-    float inverse = 1.0f / v.bottom, q = v.top * inverse;
-    fa_ff p = {q, fa_remainder_f(v, q) * inverse};
-    return p;
-}
-
+/* The quotient as a pair that starts 2^-20 short: as fa_split_short_f. */
 FA_INLINE fa_ff fa_quotient_short_f(fa_fraction_f v) {
     float inverse = 0x1.ffffep-1f / v.bottom, q = v.top * inverse;
     fa_ff p = {q, fa_remainder_f(v, q) * inverse};
     return p;
 }
 
-/* e^y, |y| <= FA_EXP_LIMIT_F here and below */
-FA_INLINE fa_ff fa_exp_f(fa_exp_parts e) {
+/* e^y / 2^k, and e^y, |y| <= FA_EXP_LIMIT_F here and below */
+FA_INLINE fa_fraction_f fa_exp_fraction_f(fa_exp_parts e) {
     fa_fraction_f v = {e.left, e.low, e.right, -e.low};
-    fa_ff p = fa_quotient_short_f(v);
+    return v;
+}
+FA_INLINE fa_ff fa_exp_f(fa_exp_parts e) {
+    fa_ff p = fa_quotient_short_f(fa_exp_fraction_f(e));
     float scale = fa_pow2_f(e.rounded);
     p.hi *= scale, p.lo *= scale;
     return p;
@@ -223,14 +220,6 @@ FA_INLINE fa_fraction_f fa_logistic_f(fa_exp_parts e) {
     float sum_low = FA_FMAF(m, e.right, -b) + (e.left - (sum - b));
     fa_fraction_f v = {e.left, e.low, sum, FA_FMAF(-m, e.low, e.low) + sum_low};
     return v;
-}
-
-/* Its derivative, y <= 0 */
-FA_INLINE fa_ff fa_logistic_slope_f(fa_exp_parts e) {
-    fa_ff v = fa_quotient_short_f(fa_logistic_f(e));
-    float p = FA_FMAF(-v.hi, v.hi, v.hi) * 0x1.ffffep-1f;
-    fa_ff s = {p, FA_FMAF(v.lo, FA_FMAF(-2.0f, v.hi, 1.0f), FA_FMAF(-v.hi, v.hi, v.hi - p))};
-    return s;
 }
 
 /* tanh(y / 2), 0 <= y <= 20 */

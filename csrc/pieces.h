@@ -1,151 +1,216 @@
-/* Functions of |x| by polynomials in pieces, for float32 bodies: eight pieces of one width, each with its
- * polynomial of degree 9 in float64, whose coefficients are looked up in registers.  Two thirds of the operations of
- * the formulas in vmath.h, and no division.  Tables, ranges and errors: pieces_tables.h.
+/* Functions by polynomials in pieces, looked up in memory, for float32 bodies: half of the operations of the
+ * formulas in vmath.h, or less, and no division.  Tables, ranges and errors: pieces_tables.h.
  *
- *   k = |x| / width, to the nearest; t = |x| - k width; ((c9[k] t + c8[k]) t + ...) t + c0[k]
+ * With u = x + base, a piece is what has the same exponent of u and the same first bits of its fraction: an index
+ * and the middle of the piece are made of u's bits.  t is x less the middle, exactly: zero is the middle of one.
+ * A row of a table is a piece's coefficients, side by side in memory; of as
+ * many rows as a vector has elements columns are made, a coefficient of each.
  *
- * All instruction sets do these operations, and give the same bits; they differ in how they look up.  Beyond a
- * table's range, and of NaN, the result is anything. */
+ *   float tables    c0 + c1 t + (c2 + c3 t) t^2, in float32: t is so small that c1 t is at most 2^-6 of c0.  The last
+ *                   word is what c0 lacks, and c3 in its lower half; read as a float32 it is the former, for
+ *                   which the latter's bits were allowed.
+ *   double tables   degree 4 in float64, for slopes that have a zero, and where f(0) is no float32: the product with
+ *                   a tiny x has to be rounded once.  The last word is c4, and c3 in its lower half.
+ *
+ * All instruction sets do these operations, and give the same bits; they differ in how they make columns.
+ * Beyond a table's range, and of NaN, the result is anything. */
 #ifndef FASTACT_PIECES_H
 #define FASTACT_PIECES_H
 
 #include "pairs.h"
-
-enum { FA_DEGREE = 9, FA_WHOLE = 5 }; /* from FA_WHOLE on coefficients have nothing in their lower halves */
-
-typedef int64_t fa_vec_bits __attribute__((vector_size(FA_VEC_BYTES)));
-
-FA_INLINE fa_vec fa_all_v(double a) { return a - (fa_vec){0}; }
-
-/* A coefficient of each piece, and of each element: the last three bits of an element of k say of which piece. */
-#if FA_VEC_BYTES == 32 /* looks up elements of 32 bits alone: halves */
-typedef struct {
-    _Alignas(32) uint32_t upper[8], lower[8];
-} fa_eight;
-#define FA_EIGHT(a, b, c, d, e, f, g, h)                                                               \
-    {{FA_UPPER(a), FA_UPPER(b), FA_UPPER(c), FA_UPPER(d), FA_UPPER(e), FA_UPPER(f), FA_UPPER(g), FA_UPPER(h)},\
-     {FA_LOWER(a), FA_LOWER(b), FA_LOWER(c), FA_LOWER(d), FA_LOWER(e), FA_LOWER(f), FA_LOWER(g), FA_LOWER(h)}}
-#define FA_UPPER(c) (uint32_t)((c) >> 32)
-#define FA_LOWER(c) (uint32_t)(c)
-
-/* Halves for k[0] lie in even places of 32 bits, those for k[1] in odd ones.  Not unpacked: looking
- * up and unpacking wait for one and the same unit. */
-FA_INLINE void fa_look_up(const fa_eight *c, int power, const fa_vec *k, fa_vec *to) {
-    const __m256i upper_halves = _mm256_set1_epi64x(~0xffffffffLL);
-    __m256i index = _mm256_blend_epi32((__m256i)k[0], _mm256_slli_epi64((__m256i)k[1], 32), 0xaa);
-    __m256i upper = _mm256_permutevar8x32_epi32(_mm256_load_si256((const __m256i *)c->upper), index);
-    __m256i even = _mm256_slli_epi64(upper, 32), odd = _mm256_and_si256(upper, upper_halves);
-    if (power < FA_WHOLE) {
-        __m256i lower = _mm256_permutevar8x32_epi32(_mm256_load_si256((const __m256i *)c->lower), index);
-        even = _mm256_blend_epi32(even, lower, 0x55);
-        odd = _mm256_blend_epi32(_mm256_srli_epi64(lower, 32), upper, 0xaa);
-    }
-    to[0] = (fa_vec)even, to[1] = (fa_vec)odd;
-}
-#else
-typedef struct {
-    _Alignas(64) uint64_t bits[8];
-} fa_eight;
-#define FA_EIGHT(...) {{__VA_ARGS__}}
-
-FA_INLINE void fa_look_up(const fa_eight *c, int power, const fa_vec *k, fa_vec *to) {
-    (void)power;
-    FA_UNROLL
-    for (int v = 0; v < 2; v++) {
-#if FA_VEC_BYTES == 64
-        to[v] = (fa_vec)_mm512_permutexvar_pd((__m512i)k[v], _mm512_load_pd(c->bits));
-#else
-        FA_UNROLL
-        for (int i = 0; i < FA_VEC; i++)
-            to[v][i] = fa_from_bits(c->bits[((fa_vec_bits)k[v])[i] & 7]);
-#endif
-    }
-}
-#endif
-
-typedef struct {
-    double per_width, width;
-    fa_eight c[FA_DEGREE + 1];
-} fa_pieces;
-
-#define FA_PIECES static const fa_pieces __attribute__((unused))
-
 #include "pieces_tables.h"
 
-/* ---- the polynomials of two vectors, as many as the registers hold -------------------------------- */
+typedef int64_t fa_vec_bits __attribute__((vector_size(FA_VEC_BYTES)));
+typedef uint32_t fa_vec_bits_f32 __attribute__((vector_size(FA_VEC_BYTES)));
 
-FA_INLINE fa_vec fa_minus_abs_v(fa_vec x) { return (fa_vec)((fa_vec_bits)x | (fa_vec_bits)fa_all_v(-0.0)); }
-FA_INLINE fa_vec fa_abs_v(fa_vec x) { return (fa_vec)((fa_vec_bits)x & ~(fa_vec_bits)fa_all_v(-0.0)); }
+/* ---- which piece --------------------------------------------------------------------------------- */
 
-FA_INLINE void fa_in_pieces(const fa_pieces *f, const fa_vec *x, fa_vec *p) {
-    fa_vec rounded[2], t[2];
-    FA_UNROLL
-    for (int v = 0; v < 2; v++) {
-        fa_vec z = fa_abs_v(x[v]);
-        rounded[v] = FA_VEC_FMA(z, fa_all_v(f->per_width), fa_all_v(FA_ROUND));
-        t[v] = FA_VEC_FMA(FA_ROUND - rounded[v], fa_all_v(f->width), z);
-    }
-    fa_look_up(&f->c[FA_DEGREE], FA_DEGREE, rounded, p);
-    FA_UNROLL
-    for (int i = FA_DEGREE - 1; i >= 0; i--) {
-        fa_vec c[2];
-        fa_look_up(&f->c[i], i, rounded, c);
-        FA_UNROLL
-        for (int v = 0; v < 2; v++)
-            p[v] = FA_VEC_FMA(p[v], t[v], c[v]);
-    }
-}
+typedef struct {
+    float base, first; /* u where the table begins */
+    uint32_t count;    /* pieces */
+    int bits;          /* of u's fraction that say which piece */
+    int row;           /* 2^row bytes of a table */
+} fa_shape;
 
-/* ---- what is made of them ------------------------------------------------------------------------ */
+#define FA_SHAPE(table, row) ((fa_shape){FA_BASE_##table, FA_FIRST_##table, FA_COUNT_##table, FA_BITS_##table, (row)})
+#define FA_FLOAT_SHAPE(table) FA_SHAPE(table, 4)
+#define FA_DOUBLE_SHAPE(table) FA_SHAPE(table, 5)
 
-FA_INLINE fa_vec fa_choose_v(fa_vec_bits mask, fa_vec a, fa_vec b) {
-    return (fa_vec)((mask & (fa_vec_bits)a) | (~mask & (fa_vec_bits)b));
-}
-
-/* x, or -0 where it is negative; a zero keeps its sign (of equal ones x86 takes the second) */
-FA_INLINE fa_vec fa_positive_v(fa_vec x) {
-#if FA_VEC_BYTES == 64
-    return (fa_vec)_mm512_max_pd(_mm512_set1_pd(-0.0), (__m512d)x);
-#elif FA_VEC_BYTES == 32
-    return (fa_vec)_mm256_max_pd(_mm256_set1_pd(-0.0), (__m256d)x);
-#else
-    return fa_choose_v((fa_vec_bits)(x < 0.0), fa_all_v(-0.0), x);
-#endif
-}
-
-/* f'(x) of f'(-|x|), where f'(x) + f'(-x) = 1 */
-FA_INLINE fa_vec fa_turned_v(fa_vec x, fa_vec p) { return fa_choose_v((fa_vec_bits)(x > 0.0), 1.0 - p, p); }
-
-/* ---- elements beyond a limit ---------------------------------------------------------------------- */
+/* How far into the table z is, in bits of u; fa_extent or more if it is beyond, or a NaN. */
+FA_INLINE uint32_t fa_distance(float z, fa_shape s) { return fa_bits_f(z + s.base) - fa_bits_f(s.first); }
+FA_INLINE uint32_t fa_extent(fa_shape s) { return s.count << (23 - s.bits); }
 
 /* Up to FA_FEW of FA_MANY elements are taken out, computed by themselves and put back; for more it is quicker to
- * compute all in both ways.  Many, because each time costs some 100 cycles. */
+ * compute all in both ways. */
 enum { FA_MANY = 512, FA_FEW = 160 };
 
-/* Which of FA_LANES elements are, a bit each. */
-FA_INLINE unsigned fa_far_of_strip(const float *x, int32_t reach) {
+typedef struct {
+    _Alignas(64) uint32_t at[FA_MANY]; /* bytes into the table */
+    float t[FA_MANY];
+} fa_places;
+
+/* The place of z, within the table in any case; its distance */
+FA_INLINE uint32_t fa_put_place(fa_places *v, ptrdiff_t i, float z, fa_shape s) {
+    const uint32_t width = 1u << (23 - s.bits), last = fa_extent(s) - 1, distance = fa_distance(z, s);
+    uint32_t d = distance < last ? distance : last;
+    float middle = fa_from_bits_f((d & -width) + (fa_bits_f(s.first) + width / 2)) - s.base;
+    v->at[i] = d >> (23 - s.bits - s.row) & -(1u << s.row);
+    v->t[i] = z - middle;
+    return distance;
+}
+
+/* ---- columns of rows ----------------------------------------------------------------------------- */
+
 #if FA_VEC_BYTES == 64
-    __m512i size = _mm512_and_si512(_mm512_loadu_si512(x), _mm512_set1_epi32(0x7fffffff));
-    return _mm512_cmpgt_epi32_mask(size, _mm512_set1_epi32(reach));
+#define FA_UNPACK(which, a, b) _mm512_unpack##which((a), (b))
+typedef __m512 fa_reg_ps;
+typedef __m512d fa_reg_pd;
+FA_INLINE fa_vec_f32 fa_row_parts(const char *table, const uint32_t *at, int step) { /* 16 bytes of each row */
+    __m512 v = _mm512_castps128_ps512(_mm_load_ps((const float *)(table + at[0])));
+    v = _mm512_insertf32x4(v, _mm_load_ps((const float *)(table + at[step])), 1);
+    v = _mm512_insertf32x4(v, _mm_load_ps((const float *)(table + at[2 * step])), 2);
+    return (fa_vec_f32)_mm512_insertf32x4(v, _mm_load_ps((const float *)(table + at[3 * step])), 3);
+}
 #elif FA_VEC_BYTES == 32
-    const __m256i most = _mm256_set1_epi32(reach), all = _mm256_set1_epi32(0x7fffffff);
-    __m256i a = _mm256_and_si256(_mm256_loadu_si256((const __m256i *)x), all);
-    __m256i b = _mm256_and_si256(_mm256_loadu_si256((const __m256i *)x + 1), all);
-    unsigned low = _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(a, most)));
-    unsigned high = _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(b, most)));
-    return low | high << 8;
+#define FA_UNPACK(which, a, b) _mm256_unpack##which((a), (b))
+typedef __m256 fa_reg_ps;
+typedef __m256d fa_reg_pd;
+FA_INLINE fa_vec_f32 fa_row_parts(const char *table, const uint32_t *at, int step) {
+    __m256 v = _mm256_castps128_ps256(_mm_load_ps((const float *)(table + at[0])));
+    return (fa_vec_f32)_mm256_insertf128_ps(v, _mm_load_ps((const float *)(table + at[step])), 1);
+}
+#endif
+
+#if FA_VEC_BYTES > 16
+#define FA_LOW_32(a, b) ((fa_vec_f32)FA_UNPACK(lo_ps, (fa_reg_ps)(a), (fa_reg_ps)(b)))
+#define FA_HIGH_32(a, b) ((fa_vec_f32)FA_UNPACK(hi_ps, (fa_reg_ps)(a), (fa_reg_ps)(b)))
+#define FA_LOW_64(a, b) ((fa_vec)FA_UNPACK(lo_pd, (fa_reg_pd)(a), (fa_reg_pd)(b)))
+#define FA_HIGH_64(a, b) ((fa_vec)FA_UNPACK(hi_pd, (fa_reg_pd)(a), (fa_reg_pd)(b)))
+
+FA_INLINE void fa_float_columns(const uint32_t (*rows)[4], const uint32_t *at, fa_vec_f32 *c) {
+    fa_vec_f32 row[4], low[2], high[2];
+    FA_UNROLL
+    for (int k = 0; k < 4; k++) row[k] = fa_row_parts((const char *)rows, at + k, 4);
+    FA_UNROLL
+    for (int k = 0; k < 2; k++) {
+        low[k] = FA_LOW_32(row[2 * k], row[2 * k + 1]);
+        high[k] = FA_HIGH_32(row[2 * k], row[2 * k + 1]);
+    }
+    c[0] = (fa_vec_f32)FA_LOW_64(low[0], low[1]), c[1] = (fa_vec_f32)FA_HIGH_64(low[0], low[1]);
+    c[2] = (fa_vec_f32)FA_LOW_64(high[0], high[1]), c[3] = (fa_vec_f32)FA_HIGH_64(high[0], high[1]);
+}
+
+FA_INLINE void fa_double_columns(const uint64_t (*rows)[4], const uint32_t *at, fa_vec *c) {
+    FA_UNROLL
+    for (int half = 0; half < 2; half++) {
+        const char *table = (const char *)rows + 16 * half;
+        fa_vec_f32 even = fa_row_parts(table, at, 2), odd = fa_row_parts(table, at + 1, 2);
+        c[2 * half] = FA_LOW_64(even, odd), c[2 * half + 1] = FA_HIGH_64(even, odd);
+    }
+}
+#else
+FA_INLINE void fa_float_columns(const uint32_t (*rows)[4], const uint32_t *at, fa_vec_f32 *c) {
+    fa_vec_bits_f32 column;
+    for (int k = 0; k < 4; k++) {
+        for (int i = 0; i < 4; i++) column[i] = rows[at[i] / sizeof *rows][k];
+        c[k] = (fa_vec_f32)column;
+    }
+}
+
+FA_INLINE void fa_double_columns(const uint64_t (*rows)[4], const uint32_t *at, fa_vec *c) {
+    fa_vec_bits column;
+    for (int k = 0; k < 4; k++) {
+        for (int i = 0; i < 2; i++) column[i] = (int64_t)rows[at[i] / sizeof *rows][k];
+        c[k] = (fa_vec)column;
+    }
+}
+#endif
+
+/* ---- float tables --------------------------------------------------------------------------------- */
+
+/* f = c0 + (c1 t + rest), of 2 FA_VEC elements */
+typedef struct {
+    fa_vec_f32 c0, c1, t, rest;
+} fa_piece;
+
+FA_INLINE fa_piece fa_piece_at(const uint32_t (*rows)[4], const fa_places *v, ptrdiff_t i) {
+    fa_vec_f32 c[4], t;
+    memcpy(&t, v->t + i, sizeof t);
+    fa_float_columns(rows, v->at + i, c);
+    fa_vec_f32 upper = FA_VEC_FMA_F32((fa_vec_f32)((fa_vec_bits_f32)c[3] << 16), t, c[2]);
+    fa_piece f = {c[0], c[1], t, FA_VEC_FMA_F32(t * t, upper, c[3])};
+    return f;
+}
+
+/* f as a pair, the rounding error of c1 t included: beside an extremum of x f the product must not step back.  With
+ * `near` a little less than 1 the second part has the sign of f, as of fa_split_short_f. */
+typedef struct {
+    fa_vec_f32 hi, lo;
+} fa_vec_ff;
+
+FA_INLINE fa_vec_ff fa_pair_v(fa_piece f, float near) {
+    fa_vec_f32 hi = FA_VEC_FMA_F32(f.c1, f.t, f.c0);
+    hi = near == 1.0f ? hi : hi * near;
+    fa_vec_ff v = {hi, FA_VEC_FMA_F32(f.c1, f.t, f.c0 - hi) + f.rest}; /* the difference is exact */
+    return v;
+}
+
+/* What is made of f and m, which is x or dy: f, -f, */
+FA_INLINE fa_vec_f32 fa_value_v(fa_vec_f32 m, fa_piece f) {
+    return (void)m, f.c0 + FA_VEC_FMA_F32(f.c1, f.t, f.rest);
+}
+FA_INLINE fa_vec_f32 fa_minus_value_v(fa_vec_f32 m, fa_piece f) { return -fa_value_v(m, f); }
+
+/* x f, for f > 0; -0 keeps its sign, and subnormal results are rounded once, as lo is nothing beside f(0) */
+FA_INLINE fa_vec_f32 fa_gate_v(fa_vec_f32 x, fa_piece f) {
+    fa_vec_ff p = fa_pair_v(f, 1.0f);
+    fa_vec_bits_f32 sign = (fa_vec_bits_f32)x & 0x80000000u;
+    return (fa_vec_f32)((fa_vec_bits_f32)FA_VEC_FMA_F32(x, p.hi, x * p.lo) | sign);
+}
+
+/* dy f, for any dy */
+FA_INLINE fa_vec_f32 fa_slope_v(fa_vec_f32 dy, fa_piece f) {
+    fa_vec_ff p = fa_pair_v(f, 0x1.ffffep-1f);
+    return FA_VEC_FMA_F32(dy, p.hi, dy * p.lo);
+}
+
+/* ---- double tables -------------------------------------------------------------------------------- */
+
+FA_INLINE fa_vec fa_double_piece_at(const uint64_t (*rows)[4], const fa_places *v, ptrdiff_t i) {
+    fa_vec c[4], t = FA_VEC_WIDEN(v->t + i);
+    fa_double_columns(rows, v->at + i, c);
+    fa_vec f = FA_VEC_FMA(c[3], t, (fa_vec)((fa_vec_bits)c[3] << 32));
+    return FA_VEC_FMA(FA_VEC_FMA(FA_VEC_FMA(f, t, c[2]), t, c[1]), t, c[0]);
+}
+
+/* ---- elements beyond a table ---------------------------------------------------------------------- */
+
+/* Which of FA_LANES elements are, a bit each. */
+FA_INLINE unsigned fa_far_of_strip(const uint32_t *distance, uint32_t last) {
+#if FA_VEC_BYTES == 64
+    return _mm512_cmpgt_epu32_mask(_mm512_loadu_si512(distance), _mm512_set1_epi32((int)last));
+#elif FA_VEC_BYTES == 32
+    const __m256i most = _mm256_set1_epi32((int)last);
+    unsigned near[2];
+    FA_UNROLL
+    for (int k = 0; k < 2; k++) {
+        __m256i d = _mm256_loadu_si256((const __m256i *)distance + k);
+        d = _mm256_cmpeq_epi32(_mm256_max_epu32(d, most), most);
+        near[k] = (unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(d));
+    }
+    return ~(near[0] | near[1] << 8) & 0xffff;
 #else
     unsigned far = 0;
-    for (int i = 0; i < FA_LANES; i++) far |= (unsigned)!fa_within_f(x[i], reach) << i;
+    for (int i = 0; i < FA_LANES; i++) far |= (unsigned)(distance[i] > last) << i;
     return far;
 #endif
 }
 
 /* How many are, and where; more than FA_FEW are not counted to the end. */
-FA_INLINE int fa_find_far(const float *x, ptrdiff_t n, int32_t reach, uint16_t *at) {
+FA_INLINE int fa_find_far(const uint32_t *distance, ptrdiff_t n, uint32_t last, uint16_t *at) {
     int count = 0;
     for (ptrdiff_t i = 0; i < n && count <= FA_FEW; i += FA_LANES)
-        for (unsigned far = fa_far_of_strip(x + i, reach); far; far &= far - 1)
+        for (unsigned far = fa_far_of_strip(distance + i, last); far; far &= far - 1)
             at[count++] = (uint16_t)(i + __builtin_ctz(far));
     return count;
 }
@@ -158,32 +223,45 @@ FA_INLINE void fa_take_far(const float *x, const uint16_t *at, int far, float *t
 
 /* ---- fast bodies ---------------------------------------------------------------------------------- */
 
-/* y of x, by an expression in x and the polynomial p; and dx of dy and x. */
-#define FA_FORWARD_BY_PIECES(name, pieces, ...)                                                        \
-    FA_INLINE void fa_##name##_forward_pieces(const float *from, float *to, ptrdiff_t n)               \
+/* A kernel's second body for kernels.inc: what is looked up is a function of `argument`, an expression in x. */
+#define FA_BY_PIECES(kernel, shape, argument)                                                          \
+    FA_INLINE uint32_t fa_##kernel##_distance(float x) { return fa_distance((argument), (shape)); }    \
+    FA_INLINE uint32_t fa_##kernel##_last(void) { return fa_extent(shape) - 1; }                         \
+    FA_INLINE int fa_##kernel##_find(const float *from, ptrdiff_t n, fa_places *v)                     \
     {                                                                                                  \
-        FA_EACH_TWO_BY_PIECES(pieces, from, (void)0, __VA_ARGS__)                                      \
-    }
-#define FA_BACKWARD_BY_PIECES(name, pieces, ...)                                                       \
-    FA_INLINE void fa_##name##_backward_pieces(const float *factor, const float *from, float *to,      \
-                                               ptrdiff_t n)                                            \
-    {                                                                                                  \
-        FA_EACH_TWO_BY_PIECES(pieces, from,                                                            \
-                                const fa_vec dy = FA_VEC_WIDEN(factor + i + v * FA_VEC), __VA_ARGS__)  \
-    }
-#define FA_EACH_TWO_BY_PIECES(pieces, from, more, ...)                                                 \
-    for (ptrdiff_t i = 0; i < n; i += 2 * FA_VEC) {                                                    \
-        const fa_vec given[2] = {FA_VEC_WIDEN(from + i), FA_VEC_WIDEN(from + i + FA_VEC)};             \
-        fa_vec p_of[2];                                                                                \
-        fa_in_pieces(&pieces, given, p_of);                                                            \
-        FA_UNROLL                                                                                      \
-        for (int v = 0; v < 2; v++) {                                                                  \
-            const fa_vec x = given[v], p = p_of[v];                                                    \
-            more;                                                                                      \
-            p_of[v] = __VA_ARGS__;                                                                     \
+        uint32_t furthest = 0;                                                                         \
+        FA_VECTORIZE                                                                                   \
+        for (ptrdiff_t i = 0; i < n; i++) {                                                            \
+            const float x = from[i];                                                                   \
+            const uint32_t distance = fa_put_place(v, i, (argument), (shape));                         \
+            furthest = furthest > distance ? furthest : distance;                                      \
         }                                                                                              \
-        const fa_vec_f32 y = FA_VEC_NARROW(p_of[0], p_of[1]);                                          \
-        memcpy(to + i, &y, sizeof y);                                                                  \
+        return furthest <= fa_##kernel##_last();                                                       \
+    }
+#define FA_BY_FLOAT_PIECES(kernel, table, argument, finish)                                            \
+    FA_BY_PIECES(kernel, FA_FLOAT_SHAPE(table), argument)                                              \
+    FA_INLINE void fa_##kernel##_pieces(const float *from, float *to, ptrdiff_t n, const fa_places *v) \
+    {                                                                                                  \
+        for (ptrdiff_t i = 0; i < n; i += 2 * FA_VEC) {                                                \
+            fa_vec_f32 m;                                                                              \
+            memcpy(&m, from + i, sizeof m);                                                            \
+            m = fa_##finish##_v(m, fa_piece_at(fa_##table##_pieces, v, i));                            \
+            memcpy(to + i, &m, sizeof m);                                                              \
+        }                                                                                              \
+    }
+#define FA_BY_DOUBLE_PIECES(kernel, table, argument)                                                   \
+    FA_BY_PIECES(kernel, FA_DOUBLE_SHAPE(table), argument)                                             \
+    FA_INLINE void fa_##kernel##_pieces(const float *from, float *to, ptrdiff_t n, const fa_places *v) \
+    {                                                                                                  \
+        for (ptrdiff_t i = 0; i < n; i += 2 * FA_VEC) {                                                \
+            fa_vec g[2];                                                                               \
+            FA_UNROLL                                                                                  \
+            for (int h = 0; h < 2; h++)                                                                \
+                g[h] = FA_VEC_WIDEN(from + i + h * FA_VEC) *                                           \
+                       fa_double_piece_at(fa_##table##_pieces, v, i + h * FA_VEC);                     \
+            const fa_vec_f32 y = FA_VEC_NARROW(g[0], g[1]);                                            \
+            memcpy(to + i, &y, sizeof y);                                                              \
+        }                                                                                              \
     }
 
 #endif

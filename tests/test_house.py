@@ -40,6 +40,8 @@ FOREIGN = (
 MATHS = {
     "csrc/vmath.h",
     "csrc/pairs.h",
+    "csrc/pieces_tables.c",
+    "csrc/pieces_tables.h",
     "csrc/working.h",
     "fastact/torch/_composed.py",
     "fastact/_formula.py",

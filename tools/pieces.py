@@ -1,16 +1,18 @@
-"""csrc/pieces_tables.h: polynomials in pieces for the float32 bodies of csrc/activations.h.
+"""csrc/pieces_tables.[ch]: polynomials in pieces for the float32 bodies of csrc/activations.h.
 
     python tools/pieces.py
 
-A function of z >= 0 is cut into 8 pieces of one width, around its multiples 0, 1, ... 7; in each a
-polynomial in t = z - k width approximates it.  What is made small is the largest error, relative,
-or near a zero of the function relative to LEAST: C. L. Lawson, Contributions to the theory of
-linear least maximum approximation (1961).  Of the last coefficients, whose share is small, only the
-upper half is kept: AVX2 looks halves up.  Each is rounded before the ones below it are fitted,
-which take up most of what was lost.
+With u = x + base, a piece is what has the same exponent of u and the same first bits of its
+fraction, so pieces halve their width from octave to octave: base puts the narrow ones where a
+function changes fast. Each piece has a polynomial in t, the distance from its middle. Coefficients
+are fitted by least squares at Chebyshev nodes, relative to the function; those that keep few bits
+are rounded first, so that others take up most of what is lost.
 """
 
+import copy
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,96 +20,230 @@ import mpmath as mp
 import numpy as np
 
 mp.mp.dps = 40
-TARGET = Path(__file__).resolve().parent.parent / "csrc" / "pieces_tables.h"
-PIECES, DEGREE, WHOLE = 8, 9, 5  # WHOLE: the first coefficients, with all their digits
-LEAST = 2.0**-8
-NODES, ROUNDS = 60, 60
+CSRC = Path(__file__).resolve().parent.parent / "csrc"
+NODES = 12
+LEAST = 2.0**-126  # that is normal
+FLOAT, DOUBLE = 32, 64
 
 
 class Table(NamedTuple):
     text: str
     function: Callable[[mp.mpf], mp.mpf]
-    width: float
+    kind: int
+    about: float  # base is the middle of its piece, so that around x = 0, too, t is exact
+    first: float  # u where the table begins
+    last: float  # and where the piece is with which it ends
+    bits: int  # of the fraction of u that say which piece
+
+    @property
+    def base(self) -> float:
+        piece = float_word(mp.mpf(self.about)) >> 23 - self.bits
+        return float_of((2 * piece + 1) << 22 - self.bits)
 
 
-def normal_tail(z):
-    return mp.erfc(z / mp.sqrt(2)) / 2
+def logistic(x):
+    return 1 / (1 + mp.exp(-x))
 
+
+def density(x):
+    return logistic(x) * logistic(-x)
+
+
+def gate_slope(y, x_slope_of_y):
+    """d/dx of x sigma(y(x)), of y and x y'(x)."""
+    return logistic(y) * (1 + x_slope_of_y * logistic(-y))
+
+
+def cubic(x):
+    return 2 * mp.sqrt(2 / mp.pi) * (x + mp.mpf(44715) / 10**6 * x**3)
+
+
+def cubic_slope(x):
+    return 2 * mp.sqrt(2 / mp.pi) * (x + 3 * mp.mpf(44715) / 10**6 * x**3)
+
+
+def softplus(x):
+    return mp.log1p(mp.exp(x))
+
+
+def tanh_log1pexp_slope(x):
+    t = mp.tanh(softplus(x))
+    return t + x * (1 - t * t) * logistic(x)
+
+
+QUICK = mp.mpf(1702) / 1000
 
 TABLES = {
-    "normal_tail": Table("Phi(-z)", normal_tail, 0.5625),
-    "normal_slope": Table("Phi(-z) - z phi(z)", lambda z: normal_tail(z) - z * mp.npdf(z), 0.625),
-    "log1pexp": Table("log(1 + e^-z)", lambda z: mp.log1p(mp.exp(-z)), 1.25),
-}
+    "normal": Table("Phi(x)", mp.ncdf, FLOAT, 4.625, 0.25, 15.0, 8),
+    "logistic": Table("sigma(x)", logistic, FLOAT, 16.0, 6.0, 31.0, 9),
+    "log1pexp": Table("log(1 + e^x)", softplus, FLOAT, 15.0, 5.0, 31.0, 9),
+    "logistic_1702": Table(
+        "sigma(1.702 x)", lambda x: logistic(QUICK * x), FLOAT, 8.0, 2.0, 15.5, 9
+    ),
+    "logistic_cubic": Table(
+        "sigma(2 sqrt(2 / pi) (x + 0.044715 x^3))",
+        lambda x: logistic(cubic(x)), FLOAT, 4.625, 0.25, 15.0, 8,
+    ),
+    "logistic_density": Table("sigma(x) sigma(-x)", density, FLOAT, 16.0, 6.0, 16.0, 9),
+    "sech2": Table("1 / cosh(x)^2", lambda x: 4 * density(2 * x), FLOAT, 8.0, 2.0, 8.0, 9),
+    "normal_slope": Table(
+        "Phi(x) + x phi(x)", lambda x: mp.ncdf(x) + x * mp.npdf(x), DOUBLE, 4.625, 0.25, 15.0, 7
+    ),
+    "logistic_slope": Table(
+        "sigma(x) (1 + x sigma(-x))", lambda x: gate_slope(x, x), DOUBLE, 9.0, 1.0, 31.0, 7
+    ),
+    "tanh_log1pexp": Table(
+        "tanh(log(1 + e^x))", lambda x: mp.tanh(softplus(x)), DOUBLE, 9.0, 1.0, 31.0, 7
+    ),
+    "tanh_log1pexp_slope": Table(
+        "d/dx x tanh(log(1 + e^x))", tanh_log1pexp_slope, DOUBLE, 9.0, 1.0, 31.0, 7
+    ),
+    "logistic_1702_slope": Table(
+        "d/dx x sigma(1.702 x)",
+        lambda x: gate_slope(QUICK * x, QUICK * x), DOUBLE, 7.0, 1.0, 15.5, 8,
+    ),
+    "logistic_cubic_slope": Table(
+        "d/dx x sigma(2 sqrt(2 / pi) (x + 0.044715 x^3))",
+        lambda x: gate_slope(cubic(x), cubic_slope(x)), DOUBLE, 4.625, 0.25, 15.0, 7,
+    ),
+}  # fmt: skip
 
 
-def upper_half(c: float) -> float:
-    """c rounded to the 21 bits that its first 32 hold."""
-    word = int(np.float64(c).view(np.uint64)) + (1 << 31)
-    return float(np.uint64(word >> 32 << 32).view(np.float64))
+# ---- one piece -----------------------------------------------------------------------------------
 
 
-def fit(x: np.ndarray, f: np.ndarray, weight: np.ndarray, degree: int) -> np.ndarray:
-    """Coefficients in x, |x| <= 1, that make the largest |error * weight| small."""
-    shares, powers = np.full(x.size, 1 / x.size), np.vander(x, degree + 1, increasing=True)
-    best, least = np.zeros(degree + 1), np.inf
-    for _ in range(ROUNDS):
-        scale = weight * np.sqrt(shares)
-        c = np.linalg.lstsq(powers * scale[:, None], f * scale, rcond=None)[0]
-        error = np.abs((powers @ c - f) * weight)
-        if error.max() < least:
-            best, least = c, error.max()
-        shares = shares * (error + 1e-3 * error.max())
-        shares /= shares.sum()
-    return best
+class Fit:
+    """f / f(middle) - 1 at Chebyshev nodes of a piece, less the coefficients that are settled."""
+
+    def __init__(self, function, middle: float, width: float) -> None:
+        angles = [mp.pi * (2 * i + 1) / (2 * NODES) for i in range(NODES)]
+        nodes = [mp.mpf(width) / 2 * mp.cos(angle) for angle in angles]
+        at_middle = function(mp.mpf(middle))
+        scale = at_middle if abs(at_middle) > 2**-10 * width else mp.mpf(1)
+        self.at_middle, self.scale, self.half = at_middle, float(scale), float(width) / 2
+        self.rest = np.array([float((function(middle + t) - at_middle) / scale) for t in nodes])
+        self.nodes = np.array([float(t) for t in nodes])
+
+    def solve(self, *powers: int) -> dict[int, float]:
+        """The coefficients of these powers that fit what is left best."""
+        basis = np.stack([(self.nodes / self.half) ** p for p in powers], 1)
+        solved = np.linalg.lstsq(basis, self.rest, rcond=None)[0]
+        return {p: self.scale * c / self.half**p for p, c in zip(powers, solved, strict=True)}
+
+    def without(self, power: int, coefficient: float) -> "Fit":
+        other = copy.copy(self)
+        other.rest = self.rest - coefficient / self.scale * self.nodes**power
+        return other
+
+    def middle(self) -> mp.mpf:
+        """c0 that makes the largest error smallest."""
+        return self.at_middle + self.scale * (self.rest.max() + self.rest.min()) / 2
+
+    def error(self, c0: mp.mpf) -> float:
+        return np.abs(self.rest - float((c0 - self.at_middle) / self.scale)).max()
 
 
-def piece(table: Table, k: int) -> tuple[list[float], float]:
-    """Its coefficients in t, and the error that is left."""
-    half = table.width / 2
-    low = 0.0 if k == 0 else -1.0
-    x = (low + 1) / 2 + (1 - low) / 2 * np.cos(np.pi * np.arange(NODES) / (NODES - 1))
-    exact = [table.function(mp.mpf(k * table.width) + mp.mpf(t)) for t in half * x]
-    weight = np.array([1 / max(abs(float(f)), LEAST * near_zero(table)) for f in exact])
-    rest, c = list(exact), [0.0] * (DEGREE + 1)
-    for j in range(DEGREE, -1, -1):
-        if j >= WHOLE:
-            c[j] = upper_half(fit(x, np.array(rest, float), weight, j)[j] / half**j)
-            rest = [f - c[j] * mp.mpf(t) ** j for f, t in zip(rest, half * x, strict=True)]
-    lower = fit(x, np.array(rest, float), weight, WHOLE - 1)
-    c[:WHOLE] = [v / half**j for j, v in enumerate(lower)]
-    error = [
-        abs(mp.polyval(c[::-1], mp.mpf(t)) - f) * w
-        for t, f, w in zip(half * x, exact, weight, strict=True)
-    ]
-    return c, float(max(error))
+def float_word(c: mp.mpf) -> int:
+    """The nearest float32; 0 for a subnormal, with which arithmetic may be slow."""
+    value = np.float32(float(c))
+    return int(value.view(np.uint32)) if abs(value) >= LEAST else 0
 
 
-def near_zero(table: Table) -> bool:
-    """Does the function have a zero?"""
-    return table.function(mp.mpf(PIECES * table.width)) < 0
+def float_of(word: int) -> float:
+    return float(np.uint32(word).view(np.float32))
 
 
-def rows(name: str, table: Table) -> str:
-    fits = [piece(table, k) for k in range(PIECES)]
-    error = max(error for _, error in fits)
-    about = f"{table.text}, z < {(PIECES - 0.5) * table.width:g}; error 2^{np.log2(error):.1f}"
-    if near_zero(table):
-        about += f", absolute 2^{np.log2(error * LEAST):.1f} around the zero"
-    lines = [f"/* {about} */", f"FA_PIECES fa_{name}_pieces = {{"]
-    lines.append(f"    {1 / table.width!r}, {table.width!r}, {{")
-    for j in range(DEGREE + 1):
-        words = [f"0x{int(np.float64(c[j]).view(np.uint64)):016x}" for c, _ in fits]
-        lines.append("        FA_EIGHT(")
-        lines += [f"            {', '.join(words[i : i + 4])}," for i in range(0, PIECES, 4)]
-        lines[-1] = lines[-1].removesuffix(",") + "),"
-    return "\n".join([*lines, "    }", "};"])
+def double_word(c: mp.mpf) -> int:
+    return int(np.float64(float(c)).view(np.uint64))
 
 
-def text() -> str:
-    head = "/* Made by tools/pieces.py: bit patterns of float64, [power of t][piece]. */"
-    return "\n\n".join([head, *(rows(name, table) for name, table in TABLES.items())]) + "\n"
+def double_of(word: int) -> float:
+    return float(np.uint64(word).view(np.float64))
+
+
+def float_piece(fit: Fit) -> tuple[list[int], float]:
+    """c0, c1, c2, and in one word what c0 lacks (with c3's bits behind its own) and c3."""
+    ideal = fit.solve(0, 1, 2, 3)
+    c1s = [np.nextafter(np.float32(ideal[1]), np.float32(to)) for to in (-np.inf, ideal[1], np.inf)]
+    c3 = float_word(ideal[3]) >> 16
+    c3s = [c3 + step for step in range(-3, 5)] if c3 & 0x7FFF > 0x100 else [0]
+    return min((float_rest(fit, c1, c3) for c1 in c1s for c3 in c3s), key=lambda r: r[1])
+
+
+def float_rest(fit: Fit, c1: np.float32, c3: int) -> tuple[list[int], float]:
+    fit = fit.without(1, float(c1)).without(3, float_of(c3 << 16))
+    c2 = float_word(fit.solve(0, 2)[2])
+    fit = fit.without(2, float_of(c2))
+    c0 = fit.middle()
+    lacking = c0 - float_of(float_word(c0))
+    near = max(float_word(lacking) >> 16, float_word(LEAST) >> 16)
+    low = min(
+        (near + step << 16 | c3 for step in (0, 1, -1) if near + step & 0x7F80),
+        key=lambda word: abs(float_of(word) - lacking),
+    )
+    words = [float_word(c0), float_word(c1), c2, low]
+    return words, fit.error(mp.mpf(float_of(words[0])) + float_of(low))
+
+
+def double_piece(fit: Fit) -> tuple[list[int], float]:
+    """c0, c1, c2, and c4, whose lower half is the upper one of c3."""
+    c3 = double_word(fit.solve(0, 1, 2, 3, 4)[3]) + (1 << 31) >> 32
+    fit = fit.without(3, double_of(c3 << 32))
+    c4 = double_word(fit.solve(0, 1, 2, 4)[4]) >> 32 << 32 | c3
+    fit = fit.without(4, double_of(c4))
+    rest = fit.solve(0, 1, 2)
+    fit = fit.without(1, rest[1]).without(2, rest[2])
+    c0 = double_word(fit.middle())
+    words = [c0, double_word(rest[1]), double_word(rest[2]), c4]
+    return words, fit.error(mp.mpf(double_of(c0)))
+
+
+# ---- the tables ----------------------------------------------------------------------------------
+
+
+def numbers(table: Table) -> range:
+    """The pieces, by the first bits of u."""
+    first, last = (float_word(mp.mpf(u)) >> 23 - table.bits for u in (table.first, table.last))
+    return range(first, last + 1)
+
+
+def piece(name: str, number: int) -> tuple[list[int], float]:
+    table = TABLES[name]
+    low, high = (mp.mpf(float_of(n << 23 - table.bits)) for n in (number, number + 1))
+    fit = Fit(table.function, (low + high) / 2 - table.base, high - low)
+    return float_piece(fit) if table.kind == FLOAT else double_piece(fit)
+
+
+HEAD = "/* Made by tools/pieces.py. */"
+
+
+def main() -> None:
+    header = [HEAD, "#ifndef FASTACT_PIECES_TABLES_H", "#define FASTACT_PIECES_TABLES_H", ""]
+    header += ["#include <stdint.h>"]
+    data = [HEAD, '#include "pieces_tables.h"']
+    with ProcessPoolExecutor() as pool:
+        for name, table in TABLES.items():
+            found = list(pool.map(partial(piece, name), numbers(table), chunksize=32))
+            error = np.log2(max(error for _, error in found))
+            c_type, digits = f"uint{table.kind}_t", table.kind // 4
+            ends = [u - table.base for u in (table.first, table.last)]
+            header += [
+                "",
+                f"/* {table.text}, {ends[0]:.4g} <= x <= {ends[1]:.4g}; error 2^{error:.1f} */",
+                f"#define FA_BASE_{name} {table.base!r}f",
+                f"#define FA_FIRST_{name} {table.first!r}f",
+                f"#define FA_BITS_{name} {table.bits}",
+                f"#define FA_COUNT_{name} {len(found)}",
+                f"extern const {c_type} fa_{name}_pieces[FA_COUNT_{name}][4];",
+            ]
+            data += ["", f"_Alignas(64) const {c_type} fa_{name}_pieces[FA_COUNT_{name}][4] = {{"]
+            data += ["    {" + ", ".join(f"0x{w:0{digits}x}" for w in ws) + "}," for ws, _ in found]
+            data += ["};"]
+            print(f"{name:16}{len(found):6} pieces, error 2^{error:.1f}", flush=True)
+    header += ["", "#endif"]
+    (CSRC / "pieces_tables.h").write_text("\n".join(header) + "\n")
+    (CSRC / "pieces_tables.c").write_text("\n".join(data) + "\n")
 
 
 if __name__ == "__main__":
-    TARGET.write_text(text())
+    main()
