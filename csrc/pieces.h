@@ -13,7 +13,7 @@
  *                   a tiny x has to be rounded once.  The last word is c4, and c3 in its lower half.
  *
  * All instruction sets do these operations, and give the same bits; they differ in how they make columns.
- * Beyond a table's range, and of NaN, the result is anything. */
+ * Where a table does not hold, and of NaN, the result is anything. */
 #ifndef FASTACT_PIECES_H
 #define FASTACT_PIECES_H
 
@@ -26,32 +26,35 @@ typedef uint32_t fa_vec_bits_f32 __attribute__((vector_size(FA_VEC_BYTES)));
 /* ---- which piece --------------------------------------------------------------------------------- */
 
 typedef struct {
-    float base, first; /* u where the table begins */
-    uint32_t count;    /* pieces */
-    int bits;          /* of u's fraction that say which piece */
-    int row;           /* 2^row bytes of a table */
+    float base, first, end; /* u where the table begins, and where it no longer holds */
+    uint32_t count;         /* pieces */
+    int bits;               /* of u's fraction that say which piece */
+    int row;                /* 2^row bytes of a table */
 } fa_shape;
 
-#define FA_SHAPE(table, row) ((fa_shape){FA_BASE_##table, FA_FIRST_##table, FA_COUNT_##table, FA_BITS_##table, (row)})
+#define FA_SHAPE(table, row)                                                                           \
+    ((fa_shape){FA_BASE_##table, FA_FIRST_##table, FA_END_##table, FA_COUNT_##table, FA_BITS_##table, (row)})
 #define FA_FLOAT_SHAPE(table) FA_SHAPE(table, 4)
 #define FA_DOUBLE_SHAPE(table) FA_SHAPE(table, 5)
 
-/* How far into the table z is, in bits of u; fa_extent or more if it is beyond, or a NaN. */
+/* How far into the table z is, in bits of u; more than the last that holds if it is beyond, or a NaN. */
 FA_INLINE uint32_t fa_distance(float z, fa_shape s) { return fa_bits_f(z + s.base) - fa_bits_f(s.first); }
-FA_INLINE uint32_t fa_extent(fa_shape s) { return s.count << (23 - s.bits); }
+FA_INLINE uint32_t fa_last_distance(fa_shape s) { return fa_bits_f(s.end) - fa_bits_f(s.first) - 1; }
 
 /* Up to FA_FEW of FA_MANY elements are taken out, computed by themselves and put back; for more it is quicker to
  * compute all in both ways. */
-enum { FA_MANY = 512, FA_FEW = 160 };
+enum { FA_MANY = 256, FA_FEW = 80 };
 
 typedef struct {
     _Alignas(64) uint32_t at[FA_MANY]; /* bytes into the table */
     float t[FA_MANY];
 } fa_places;
 
-/* The place of z, within the table in any case; its distance */
+/* The place of z, which is in the table in any case: where f ends as a constant or as x, its last piece serves all
+ * that is beyond.  The distance of z. */
 FA_INLINE uint32_t fa_put_place(fa_places *v, ptrdiff_t i, float z, fa_shape s) {
-    const uint32_t width = 1u << (23 - s.bits), last = fa_extent(s) - 1, distance = fa_distance(z, s);
+    const uint32_t width = 1u << (23 - s.bits), distance = fa_distance(z, s);
+    const uint32_t last = (s.count << (23 - s.bits)) - 1;
     uint32_t d = distance < last ? distance : last;
     float middle = fa_from_bits_f((d & -width) + (fa_bits_f(s.first) + width / 2)) - s.base;
     v->at[i] = d >> (23 - s.bits - s.row) & -(1u << s.row);
@@ -226,7 +229,7 @@ FA_INLINE void fa_take_far(const float *x, const uint16_t *at, int far, float *t
 /* A kernel's second body for kernels.inc: what is looked up is a function of `argument`, an expression in x. */
 #define FA_BY_PIECES(kernel, shape, argument)                                                          \
     FA_INLINE uint32_t fa_##kernel##_distance(float x) { return fa_distance((argument), (shape)); }    \
-    FA_INLINE uint32_t fa_##kernel##_last(void) { return fa_extent(shape) - 1; }                         \
+    FA_INLINE uint32_t fa_##kernel##_last(void) { return fa_last_distance(shape); }                         \
     FA_INLINE int fa_##kernel##_find(const float *from, ptrdiff_t n, fa_places *v)                     \
     {                                                                                                  \
         uint32_t furthest = 0;                                                                         \

@@ -10,7 +10,7 @@ are rounded first, so that others take up most of what is lost.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ class Table(NamedTuple):
     first: float  # u where the table begins
     last: float  # and where the piece is with which it ends
     bits: int  # of the fraction of u that say which piece
+    ends: Sequence[float] = ()  # c0 and c1 of the last piece: of all that is beyond, too
 
     @property
     def base(self) -> float:
@@ -73,40 +74,45 @@ def tanh_log1pexp_slope(x):
 
 QUICK = mp.mpf(1702) / 1000
 
+ONE = (1.0, 0.0)
+LINE = (0.0, 1.0)  # x itself
+
 TABLES = {
-    "normal": Table("Phi(x)", mp.ncdf, FLOAT, 4.625, 0.25, 15.0, 8),
-    "logistic": Table("sigma(x)", logistic, FLOAT, 16.0, 6.0, 31.0, 9),
-    "log1pexp": Table("log(1 + e^x)", softplus, FLOAT, 15.0, 5.0, 31.0, 9),
+    "normal": Table("Phi(x)", mp.ncdf, FLOAT, 4.625, 0.25, 11.0, 8, ONE),
+    "logistic": Table("sigma(x)", logistic, FLOAT, 32.0, 16.0, 54.5, 10, ONE),
+    "log1pexp": Table("log(1 + e^x)", softplus, FLOAT, 31.0, 16.0, 50.5, 10, LINE),
     "logistic_1702": Table(
-        "sigma(1.702 x)", lambda x: logistic(QUICK * x), FLOAT, 8.0, 2.0, 15.5, 9
+        "sigma(1.702 x)", lambda x: logistic(QUICK * x), FLOAT, 15.0, 6.0, 28.25, 9, ONE
     ),
     "logistic_cubic": Table(
         "sigma(2 sqrt(2 / pi) (x + 0.044715 x^3))",
-        lambda x: logistic(cubic(x)), FLOAT, 4.625, 0.25, 15.0, 8,
+        lambda x: logistic(cubic(x)), FLOAT, 4.625, 0.25, 10.75, 8, ONE,
     ),
-    "logistic_density": Table("sigma(x) sigma(-x)", density, FLOAT, 16.0, 6.0, 16.0, 9),
-    "sech2": Table("1 / cosh(x)^2", lambda x: 4 * density(2 * x), FLOAT, 8.0, 2.0, 8.0, 9),
+    "logistic_density": Table("sigma(x) sigma(-x)", density, FLOAT, 32.0, 16.0, 32.0, 10),
+    "sech2": Table("1 / cosh(x)^2", lambda x: 4 * density(2 * x), FLOAT, 16.0, 6.0, 16.0, 10),
     "normal_slope": Table(
-        "Phi(x) + x phi(x)", lambda x: mp.ncdf(x) + x * mp.npdf(x), DOUBLE, 4.625, 0.25, 15.0, 7
+        "Phi(x) + x phi(x)",
+        lambda x: mp.ncdf(x) + x * mp.npdf(x), DOUBLE, 4.625, 0.25, 11.875, 7, ONE,
     ),
     "logistic_slope": Table(
-        "sigma(x) (1 + x sigma(-x))", lambda x: gate_slope(x, x), DOUBLE, 9.0, 1.0, 31.0, 7
+        "sigma(x) (1 + x sigma(-x))", lambda x: gate_slope(x, x), DOUBLE, 17.0, 3.0, 43.5, 8, ONE
     ),
     "tanh_log1pexp": Table(
-        "tanh(log(1 + e^x))", lambda x: mp.tanh(softplus(x)), DOUBLE, 9.0, 1.0, 31.0, 7
+        "tanh(log(1 + e^x))", lambda x: mp.tanh(softplus(x)), DOUBLE, 17.0, 3.0, 29.5, 8, ONE
     ),
     "tanh_log1pexp_slope": Table(
-        "d/dx x tanh(log(1 + e^x))", tanh_log1pexp_slope, DOUBLE, 9.0, 1.0, 31.0, 7
+        "d/dx x tanh(log(1 + e^x))", tanh_log1pexp_slope, DOUBLE, 17.0, 3.0, 31.0, 8, ONE
     ),
     "logistic_1702_slope": Table(
         "d/dx x sigma(1.702 x)",
-        lambda x: gate_slope(QUICK * x, QUICK * x), DOUBLE, 7.0, 1.0, 15.5, 8,
+        lambda x: gate_slope(QUICK * x, QUICK * x), DOUBLE, 15.0, 6.0, 31.0, 9, ONE,
     ),
     "logistic_cubic_slope": Table(
         "d/dx x sigma(2 sqrt(2 / pi) (x + 0.044715 x^3))",
-        lambda x: gate_slope(cubic(x), cubic_slope(x)), DOUBLE, 4.625, 0.25, 15.0, 7,
+        lambda x: gate_slope(cubic(x), cubic_slope(x)), DOUBLE, 4.625, 0.25, 11.25, 7, ONE,
     ),
 }  # fmt: skip
+BEYOND = 2.0**20  # u up to which tables with an end are used: t is exact
 
 
 # ---- one piece -----------------------------------------------------------------------------------
@@ -210,8 +216,18 @@ def numbers(table: Table) -> range:
 def piece(name: str, number: int) -> tuple[list[int], float]:
     table = TABLES[name]
     low, high = (mp.mpf(float_of(n << 23 - table.bits)) for n in (number, number + 1))
-    fit = Fit(table.function, (low + high) / 2 - table.base, high - low)
+    middle = (low + high) / 2 - table.base
+    fit = Fit(table.function, middle, high - low)
+    if table.ends and number == numbers(table)[-1]:
+        return last_piece(table, fit, middle)
     return float_piece(fit) if table.kind == FLOAT else double_piece(fit)
+
+
+def last_piece(table: Table, fit: Fit, middle: mp.mpf) -> tuple[list[int], float]:
+    word = float_word if table.kind == FLOAT else double_word
+    c0, c1 = table.ends
+    c0 += c1 * middle
+    return [word(c0), word(c1), 0, 0], fit.without(1, c1).error(mp.mpf(c0))
 
 
 HEAD = "/* Made by tools/pieces.py. */"
@@ -226,12 +242,14 @@ def main() -> None:
             found = list(pool.map(partial(piece, name), numbers(table), chunksize=32))
             error = np.log2(max(error for _, error in found))
             c_type, digits = f"uint{table.kind}_t", table.kind // 4
-            ends = [u - table.base for u in (table.first, table.last)]
+            end = BEYOND if table.ends else float_of(numbers(table)[-1] + 1 << 23 - table.bits)
             header += [
                 "",
-                f"/* {table.text}, {ends[0]:.4g} <= x <= {ends[1]:.4g}; error 2^{error:.1f} */",
+                f"/* {table.text}, {table.first - table.base:.4g} <= x < {end - table.base:.4g};"
+                f" error 2^{error:.1f} */",
                 f"#define FA_BASE_{name} {table.base!r}f",
                 f"#define FA_FIRST_{name} {table.first!r}f",
+                f"#define FA_END_{name} {end!r}f",
                 f"#define FA_BITS_{name} {table.bits}",
                 f"#define FA_COUNT_{name} {len(found)}",
                 f"extern const {c_type} fa_{name}_pieces[FA_COUNT_{name}][4];",
