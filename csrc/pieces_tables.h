@@ -4,42 +4,42 @@
 
 #include <stdint.h>
 
-/* Phi(x), -4.383 <= x < 1.049e+06; error 2^-30.9 */
+/* Phi(x), -4.383 <= x < 1.638e+04; error 2^-30.9 */
 #define FA_BASE_normal 4.6328125f
 #define FA_FIRST_normal 0.25f
-#define FA_END_normal 1048576.0f
+#define FA_END_normal 16384.0f
 #define FA_BITS_normal 8
 #define FA_COUNT_normal 1377
 extern const uint32_t fa_normal_pieces[FA_COUNT_normal][4];
 
-/* sigma(x), -16.02 <= x < 1.049e+06; error 2^-31.6 */
-#define FA_BASE_logistic 32.015625f
+/* sigma(x), -15.01 <= x < 1.635e+04; error 2^-31.6 */
+#define FA_BASE_logistic 31.0078125f
 #define FA_FIRST_logistic 16.0f
-#define FA_END_logistic 1048576.0f
+#define FA_END_logistic 16384.0f
 #define FA_BITS_logistic 10
-#define FA_COUNT_logistic 1745
+#define FA_COUNT_logistic 1713
 extern const uint32_t fa_logistic_pieces[FA_COUNT_logistic][4];
 
-/* log(1 + e^x), -15.01 <= x < 1.049e+06; error 2^-31.5 */
+/* log(1 + e^x), -15.01 <= x < 1.635e+04; error 2^-31.5 */
 #define FA_BASE_log1pexp 31.0078125f
 #define FA_FIRST_log1pexp 16.0f
-#define FA_END_log1pexp 1048576.0f
+#define FA_END_log1pexp 16384.0f
 #define FA_BITS_log1pexp 10
 #define FA_COUNT_log1pexp 1617
 extern const uint32_t fa_log1pexp_pieces[FA_COUNT_log1pexp][4];
 
-/* sigma(1.702 x), -9.008 <= x < 1.049e+06; error 2^-30.2 */
+/* sigma(1.702 x), -9.008 <= x < 1.637e+04; error 2^-30.2 */
 #define FA_BASE_logistic_1702 15.0078125f
 #define FA_FIRST_logistic_1702 6.0f
-#define FA_END_logistic_1702 1048576.0f
+#define FA_END_logistic_1702 16384.0f
 #define FA_BITS_logistic_1702 9
 #define FA_COUNT_logistic_1702 1161
 extern const uint32_t fa_logistic_1702_pieces[FA_COUNT_logistic_1702][4];
 
-/* sigma(2 sqrt(2 / pi) (x + 0.044715 x^3)), -4.383 <= x < 1.049e+06; error 2^-30.7 */
+/* sigma(2 sqrt(2 / pi) (x + 0.044715 x^3)), -4.383 <= x < 1.638e+04; error 2^-30.7 */
 #define FA_BASE_logistic_cubic 4.6328125f
 #define FA_FIRST_logistic_cubic 0.25f
-#define FA_END_logistic_cubic 1048576.0f
+#define FA_END_logistic_cubic 16384.0f
 #define FA_BITS_logistic_cubic 8
 #define FA_COUNT_logistic_cubic 1369
 extern const uint32_t fa_logistic_cubic_pieces[FA_COUNT_logistic_cubic][4];
@@ -60,50 +60,50 @@ extern const uint32_t fa_logistic_density_pieces[FA_COUNT_logistic_density][4];
 #define FA_COUNT_sech2 1537
 extern const uint32_t fa_sech2_pieces[FA_COUNT_sech2][4];
 
-/* Phi(x) + x phi(x), -4.391 <= x < 1.049e+06; error 2^-36.3 */
+/* Phi(x) + x phi(x), -4.391 <= x < 1.638e+04; error 2^-36.3 */
 #define FA_BASE_normal_slope 4.640625f
 #define FA_FIRST_normal_slope 0.25f
-#define FA_END_normal_slope 1048576.0f
+#define FA_END_normal_slope 16384.0f
 #define FA_BITS_normal_slope 7
 #define FA_COUNT_normal_slope 703
 extern const uint64_t fa_normal_slope_pieces[FA_COUNT_normal_slope][4];
 
-/* sigma(x) (1 + x sigma(-x)), -14.03 <= x < 1.049e+06; error 2^-32.8 */
+/* sigma(x) (1 + x sigma(-x)), -14.03 <= x < 1.637e+04; error 2^-32.8 */
 #define FA_BASE_logistic_slope 17.03125f
 #define FA_FIRST_logistic_slope 3.0f
-#define FA_END_logistic_slope 1048576.0f
+#define FA_END_logistic_slope 16384.0f
 #define FA_BITS_logistic_slope 8
 #define FA_COUNT_logistic_slope 989
 extern const uint64_t fa_logistic_slope_pieces[FA_COUNT_logistic_slope][4];
 
-/* tanh(log(1 + e^x)), -14.03 <= x < 1.049e+06; error 2^-35.0 */
+/* tanh(log(1 + e^x)), -14.03 <= x < 1.637e+04; error 2^-35.0 */
 #define FA_BASE_tanh_log1pexp 17.03125f
 #define FA_FIRST_tanh_log1pexp 3.0f
-#define FA_END_tanh_log1pexp 1048576.0f
+#define FA_END_tanh_log1pexp 16384.0f
 #define FA_BITS_tanh_log1pexp 8
 #define FA_COUNT_tanh_log1pexp 857
 extern const uint64_t fa_tanh_log1pexp_pieces[FA_COUNT_tanh_log1pexp][4];
 
-/* d/dx x tanh(log(1 + e^x)), -14.03 <= x < 1.049e+06; error 2^-30.7 */
+/* d/dx x tanh(log(1 + e^x)), -14.03 <= x < 1.637e+04; error 2^-30.7 */
 #define FA_BASE_tanh_log1pexp_slope 17.03125f
 #define FA_FIRST_tanh_log1pexp_slope 3.0f
-#define FA_END_tanh_log1pexp_slope 1048576.0f
+#define FA_END_tanh_log1pexp_slope 16384.0f
 #define FA_BITS_tanh_log1pexp_slope 8
 #define FA_COUNT_tanh_log1pexp_slope 881
 extern const uint64_t fa_tanh_log1pexp_slope_pieces[FA_COUNT_tanh_log1pexp_slope][4];
 
-/* d/dx x sigma(1.702 x), -9.008 <= x < 1.049e+06; error 2^-31.2 */
+/* d/dx x sigma(1.702 x), -9.008 <= x < 1.637e+04; error 2^-31.2 */
 #define FA_BASE_logistic_1702_slope 15.0078125f
 #define FA_FIRST_logistic_1702_slope 6.0f
-#define FA_END_logistic_1702_slope 1048576.0f
+#define FA_END_logistic_1702_slope 16384.0f
 #define FA_BITS_logistic_1702_slope 9
 #define FA_COUNT_logistic_1702_slope 1249
 extern const uint64_t fa_logistic_1702_slope_pieces[FA_COUNT_logistic_1702_slope][4];
 
-/* d/dx x sigma(2 sqrt(2 / pi) (x + 0.044715 x^3)), -4.391 <= x < 1.049e+06; error 2^-36.1 */
+/* d/dx x sigma(2 sqrt(2 / pi) (x + 0.044715 x^3)), -4.391 <= x < 1.638e+04; error 2^-36.1 */
 #define FA_BASE_logistic_cubic_slope 4.640625f
 #define FA_FIRST_logistic_cubic_slope 0.25f
-#define FA_END_logistic_cubic_slope 1048576.0f
+#define FA_END_logistic_cubic_slope 16384.0f
 #define FA_BITS_logistic_cubic_slope 7
 #define FA_COUNT_logistic_cubic_slope 693
 extern const uint64_t fa_logistic_cubic_slope_pieces[FA_COUNT_logistic_cubic_slope][4];

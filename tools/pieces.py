@@ -79,7 +79,7 @@ LINE = (0.0, 1.0)  # x itself
 
 TABLES = {
     "normal": Table("Phi(x)", mp.ncdf, FLOAT, 4.625, 0.25, 11.0, 8, ONE),
-    "logistic": Table("sigma(x)", logistic, FLOAT, 32.0, 16.0, 54.5, 10, ONE),
+    "logistic": Table("sigma(x)", logistic, FLOAT, 31.0, 16.0, 53.5, 10, ONE),
     "log1pexp": Table("log(1 + e^x)", softplus, FLOAT, 31.0, 16.0, 50.5, 10, LINE),
     "logistic_1702": Table(
         "sigma(1.702 x)", lambda x: logistic(QUICK * x), FLOAT, 15.0, 6.0, 28.25, 9, ONE
@@ -112,7 +112,7 @@ TABLES = {
         lambda x: gate_slope(cubic(x), cubic_slope(x)), DOUBLE, 4.625, 0.25, 11.25, 7, ONE,
     ),
 }  # fmt: skip
-BEYOND = 2.0**20  # u up to which tables with an end are used: t is exact
+BEYOND = 2.0**14  # u up to which tables with an end are used: t is exact
 
 
 # ---- one piece -----------------------------------------------------------------------------------
