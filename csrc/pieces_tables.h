@@ -28,12 +28,12 @@ extern const uint32_t fa_logistic_pieces[FA_COUNT_logistic][4];
 #define FA_COUNT_log1pexp 1617
 extern const uint32_t fa_log1pexp_pieces[FA_COUNT_log1pexp][4];
 
-/* sigma(1.702 x), -9.008 <= x < 1.637e+04; error 2^-30.2 */
-#define FA_BASE_logistic_1702 15.0078125f
-#define FA_FIRST_logistic_1702 6.0f
+/* sigma(1.702 x), -6.008 <= x < 1.638e+04; error 2^-31.7 */
+#define FA_BASE_logistic_1702 8.0078125f
+#define FA_FIRST_logistic_1702 2.0f
 #define FA_END_logistic_1702 16384.0f
 #define FA_BITS_logistic_1702 9
-#define FA_COUNT_logistic_1702 1161
+#define FA_COUNT_logistic_1702 1705
 extern const uint32_t fa_logistic_1702_pieces[FA_COUNT_logistic_1702][4];
 
 /* sigma(2 sqrt(2 / pi) (x + 0.044715 x^3)), -4.383 <= x < 1.638e+04; error 2^-30.7 */

@@ -82,7 +82,7 @@ TABLES = {
     "logistic": Table("sigma(x)", logistic, FLOAT, 31.0, 16.0, 53.5, 10, ONE),
     "log1pexp": Table("log(1 + e^x)", softplus, FLOAT, 31.0, 16.0, 50.5, 10, LINE),
     "logistic_1702": Table(
-        "sigma(1.702 x)", lambda x: logistic(QUICK * x), FLOAT, 15.0, 6.0, 28.25, 9, ONE
+        "sigma(1.702 x)", lambda x: logistic(QUICK * x), FLOAT, 8.0, 2.0, 21.25, 9, ONE
     ),
     "logistic_cubic": Table(
         "sigma(2 sqrt(2 / pi) (x + 0.044715 x^3))",
