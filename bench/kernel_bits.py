@@ -12,11 +12,13 @@ to agree. Exit status 1: bits differ.
 from __future__ import annotations
 
 import ast
+import os
 import platform
 import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -72,9 +74,11 @@ def digests(name, compiler, flags, emulator, folder) -> list[str]:
 
 def main() -> int:
     first, baseline, wrong = None, None, 0
-    with tempfile.TemporaryDirectory() as folder:
-        for name, *tools in toolchains(sys.argv[1:]):
-            lines = digests(name, *tools, folder)
+    sets = list(toolchains(sys.argv[1:]))
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
+        for (name, *_), lines in zip(
+            sets, pool.map(lambda s: digests(*s, folder), sets), strict=True
+        ):
             if name == "baseline":
                 baseline = lines
                 continue

@@ -20,6 +20,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from typing import NamedTuple
 
 import coverage
@@ -66,7 +67,7 @@ disable_warnings = no-data-collected,module-not-measured
 
 
 def run(name: str) -> None:
-    """The quick tests of a part while lines are counted, the slow ones without."""
+    """The quick tests of a part while lines are counted, beside them the slow ones without."""
     part, folder = PARTS[name], DATA / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -75,16 +76,23 @@ def run(name: str) -> None:
     tests = [f"tests/test_{file}.py" for file in part.files.split()]
     chosen = f"({part.kept}) and " if part.kept else ""
     counting = ["-m", "coverage", "run", f"--rcfile={config}"]
-    pytest(name, [*counting, "-m", "pytest", *tests, "-k", f"{chosen}not ({part.slow})"],
-           COVERAGE_FILE=str(folder / "data"))  # fmt: skip
-    if part.runs_slow:
-        pytest(name, ["-m", "pytest", *tests, "-k", f"{chosen}({part.slow})"])
-
-
-def pytest(name: str, arguments: list[str], **environment: str) -> None:
-    command = [sys.executable, *arguments, "-q"]
-    if subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, check=False).returncode:
+    with tempfile.TemporaryFile("w+") as output:
+        slow = part.runs_slow and subprocess.Popen(
+            pytest(tests, f"{chosen}({part.slow})"), cwd=ROOT, stdout=output, stderr=output
+        )
+        quick = subprocess.run(
+            pytest(tests, f"{chosen}not ({part.slow})", *counting),
+            cwd=ROOT, env={**os.environ, "COVERAGE_FILE": str(folder / "data")}, check=False,
+        )  # fmt: skip
+        failed = bool(slow and slow.wait()) | bool(quick.returncode)
+        output.seek(0)
+        print(output.read(), end="", flush=True)
+    if failed:
         sys.exit(f"{name}: the tests failed")
+
+
+def pytest(tests: list[str], chosen: str, *counting: str) -> list[str]:
+    return [sys.executable, *counting, "-m", "pytest", "-q", *tests, "-k", chosen]
 
 
 def enclosing(tree: ast.AST, number: int) -> str:
