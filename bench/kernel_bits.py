@@ -6,8 +6,8 @@
 Builds kernel_bits.c with each set of kernels and compares what they print. The ones of another
 architecture need its compiler and qemu-user (Debian: gcc-aarch64-linux-gnu, qemu-user-static); what
 is missing is named and left out. AVX-512's source, on a machine without, is compiled with its
-instructions spelled out (avx512_emulated.h). The baseline, without fused multiply-add, is shown and not asked
-to agree. Exit status 1: bits differ.
+instructions spelled out (avx512_emulated.h). The baseline, without fused multiply-add, is shown and
+not asked to agree. Exit status 1: bits differ.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CSRC = HERE.parent / "csrc"
 X86 = {"baseline": [], "avx2": ["-mavx2", "-mfma"]}
 X86["avx512"] = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"]
 ARM = {"neon": []}
-# The same source, with AVX-512's instructions spelled out: what it says, if not what it compiles to.
+# The same source with AVX-512's instructions spelled out: what it says, if not what it becomes.
 EMULATED = [*X86["avx2"], "-Wno-psabi", "-include", str(HERE / "avx512_emulated.h")]
 
 
