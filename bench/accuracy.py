@@ -44,7 +44,7 @@ KERNELS = [
     "half.inc",
     "kernels.inc",
 ]
-KERNELS += ["narrow.h", "pieces.h", "pieces_tables.h", "pieces_tables.c"]
+KERNELS += ["narrow.h", "pieces.h"]
 KERNELS += [f"isa{name}" for name in (".inc", "_list.inc", "_real.inc")]
 KERNELS += [f"isa_{name}.c" for name in ("baseline", "avx2", "avx512", "neon")]
 STRIDE = 251  # of the sample: 2^32 / 251 > 2^24 bit patterns
@@ -395,18 +395,27 @@ def owners(block: str) -> set[str]:
     return set() if None in found else found
 
 
+def tables() -> dict[str, str]:
+    """The tables of polynomials, by their names."""
+    header, data = (code_of(ROOT / "csrc" / f"pieces_tables.{end}") for end in "hc")
+    return {
+        name: "".join(re.findall(rf"^.*FA_[A-Z]+_{name}\b.*$", header, flags=re.MULTILINE)) + rows
+        for name, rows in re.findall(r"fa_(\w+)_pieces\b(.*?);", data, flags=re.DOTALL)
+    }
+
+
 def sources() -> dict[str, str]:
     """For each function a hash of what its figures depend on, less comments and white space: the
-    kernels, the oracle, and of the bodies its own and those that it is made of."""
+    kernels, the oracle, and of bodies and tables its own and those that it is made of."""
     files = [ROOT / "csrc" / name for name in KERNELS if name != "activations.h"]
     shared = [
         code_of(path) for path in (*files, HERE / "oracle.h", HERE / "oracle.c", ROOT / "setup.py")
     ]
-    own = {name: "" for name in (*fa.activations, *fa.gated)}
+    own, looked_up = {name: "" for name in (*fa.activations, *fa.gated)}, tables()
     for block in re.split(r"\n\s*\n", code_of(ROOT / "csrc" / "activations.h")):
-        found = owners(block)
+        found, used = owners(block), re.findall(r"_PIECES\(\w+, (\w+),", block)
         for name in found:
-            own[name] += block
+            own[name] += block + "".join(looked_up[table] for table in used)
         if not found:
             shared.append(block)
     common = " ".join(" ".join(shared).split())

@@ -76,20 +76,20 @@ extern const uint64_t fa_normal_slope_pieces[FA_COUNT_normal_slope][4];
 #define FA_COUNT_logistic_slope 989
 extern const uint64_t fa_logistic_slope_pieces[FA_COUNT_logistic_slope][4];
 
-/* tanh(log(1 + e^x)), -14.03 <= x < 1.637e+04; error 2^-35.0 */
-#define FA_BASE_tanh_log1pexp 17.03125f
-#define FA_FIRST_tanh_log1pexp 3.0f
+/* tanh(log(1 + e^x)), -11.02 <= x < 1.637e+04; error 2^-35.0 */
+#define FA_BASE_tanh_log1pexp 13.015625f
+#define FA_FIRST_tanh_log1pexp 2.0f
 #define FA_END_tanh_log1pexp 16384.0f
 #define FA_BITS_tanh_log1pexp 8
-#define FA_COUNT_tanh_log1pexp 857
+#define FA_COUNT_tanh_log1pexp 921
 extern const uint64_t fa_tanh_log1pexp_pieces[FA_COUNT_tanh_log1pexp][4];
 
-/* d/dx x tanh(log(1 + e^x)), -14.03 <= x < 1.637e+04; error 2^-30.7 */
-#define FA_BASE_tanh_log1pexp_slope 17.03125f
-#define FA_FIRST_tanh_log1pexp_slope 3.0f
+/* d/dx x tanh(log(1 + e^x)), -11.02 <= x < 1.637e+04; error 2^-30.4 */
+#define FA_BASE_tanh_log1pexp_slope 13.015625f
+#define FA_FIRST_tanh_log1pexp_slope 2.0f
 #define FA_END_tanh_log1pexp_slope 16384.0f
 #define FA_BITS_tanh_log1pexp_slope 8
-#define FA_COUNT_tanh_log1pexp_slope 881
+#define FA_COUNT_tanh_log1pexp_slope 945
 extern const uint64_t fa_tanh_log1pexp_slope_pieces[FA_COUNT_tanh_log1pexp_slope][4];
 
 /* d/dx x sigma(1.702 x), -9.008 <= x < 1.637e+04; error 2^-31.2 */

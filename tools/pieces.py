@@ -98,10 +98,10 @@ TABLES = {
         "sigma(x) (1 + x sigma(-x))", lambda x: gate_slope(x, x), DOUBLE, 17.0, 3.0, 43.5, 8, ONE
     ),
     "tanh_log1pexp": Table(
-        "tanh(log(1 + e^x))", lambda x: mp.tanh(softplus(x)), DOUBLE, 17.0, 3.0, 29.5, 8, ONE
+        "tanh(log(1 + e^x))", lambda x: mp.tanh(softplus(x)), DOUBLE, 13.0, 2.0, 25.5, 8, ONE
     ),
     "tanh_log1pexp_slope": Table(
-        "d/dx x tanh(log(1 + e^x))", tanh_log1pexp_slope, DOUBLE, 17.0, 3.0, 31.0, 8, ONE
+        "d/dx x tanh(log(1 + e^x))", tanh_log1pexp_slope, DOUBLE, 13.0, 2.0, 27.0, 8, ONE
     ),
     "logistic_1702_slope": Table(
         "d/dx x sigma(1.702 x)",
