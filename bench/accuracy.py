@@ -396,10 +396,10 @@ def owners(block: str) -> set[str]:
 
 
 def tables() -> dict[str, str]:
-    """The tables of polynomials, by their names."""
+    """A hash of each table of polynomials."""
     header, data = (code_of(ROOT / "csrc" / f"pieces_tables.{end}") for end in "hc")
     return {
-        name: "".join(re.findall(rf"^.*FA_[A-Z]+_{name}\b.*$", header, flags=re.MULTILINE)) + rows
+        name: digest(rows + "".join(re.findall(rf"FA_[A-Z]+_{name}\b.*", header)))
         for name, rows in re.findall(r"fa_(\w+)_pieces\b(.*?);", data, flags=re.DOTALL)
     }
 
