@@ -100,12 +100,12 @@ extern const uint64_t fa_tanh_log1pexp_slope_pieces[FA_COUNT_tanh_log1pexp_slope
 #define FA_COUNT_logistic_1702_slope 1249
 extern const uint64_t fa_logistic_1702_slope_pieces[FA_COUNT_logistic_1702_slope][4];
 
-/* d/dx x sigma(2 sqrt(2 / pi) (x + 0.044715 x^3)), -4.391 <= x < 1.638e+04; error 2^-36.1 */
-#define FA_BASE_logistic_cubic_slope 4.640625f
+/* d/dx x sigma(2 sqrt(2 / pi) (x + 0.044715 x^3)), -4.383 <= x < 1.638e+04; error 2^-38.9 */
+#define FA_BASE_logistic_cubic_slope 4.6328125f
 #define FA_FIRST_logistic_cubic_slope 0.25f
 #define FA_END_logistic_cubic_slope 16384.0f
-#define FA_BITS_logistic_cubic_slope 7
-#define FA_COUNT_logistic_cubic_slope 693
+#define FA_BITS_logistic_cubic_slope 8
+#define FA_COUNT_logistic_cubic_slope 1385
 extern const uint64_t fa_logistic_cubic_slope_pieces[FA_COUNT_logistic_cubic_slope][4];
 
 #endif

@@ -109,7 +109,7 @@ TABLES = {
     ),
     "logistic_cubic_slope": Table(
         "d/dx x sigma(2 sqrt(2 / pi) (x + 0.044715 x^3))",
-        lambda x: gate_slope(cubic(x), cubic_slope(x)), DOUBLE, 4.625, 0.25, 11.25, 7, ONE,
+        lambda x: gate_slope(cubic(x), cubic_slope(x)), DOUBLE, 4.625, 0.25, 11.25, 8, ONE,
     ),
 }  # fmt: skip
 BEYOND = 2.0**14  # u up to which tables with an end are used: t is exact
