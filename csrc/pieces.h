@@ -3,8 +3,9 @@
  *
  * With u = x + base, a piece is what has the same exponent of u and the same first bits of its fraction: an index
  * and the middle of the piece are made of u's bits.  t is x less the middle; exactly, as zero is the middle of one, but
- * for x whose u was rounded out of that piece: there t loses its last bit.  A row of a table is a piece's coefficients, side by side in memory; of as
- * many rows as a vector has elements columns are made, a coefficient of each.
+ * for x whose u was rounded out of that piece: there t loses its last bit.  A row of a table is a piece's
+ * coefficients, side by side in memory; of as many rows as a vector has elements columns are made, a coefficient of
+ * each.
  *
  *   float tables    c0 + c1 t + (c2 + c3 t) t^2, in float32: t is so small that c1 t is at most 2^-6 of c0.  The last
  *                   word is what c0 lacks, and c3 in its lower half; read as a float32 it is the former, for
