@@ -6,13 +6,15 @@ With u = x + base, a piece is what has the same exponent of u and the same first
 fraction, so pieces halve their width from octave to octave: base puts the narrow ones where a
 function changes fast. Each piece has a polynomial in t, the distance from its middle. Coefficients
 are fitted by least squares at Chebyshev nodes, relative to the function; those that keep few bits
-are rounded first, so that others take up most of what is lost.
+are rounded first, so that others take up most of what is lost. No sum is left to a linear algebra
+library and no power to NumPy, whose last bits depend on the machine: the tables do not.
 """
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -118,27 +120,36 @@ BEYOND = 2.0**14  # u up to which tables with an end are used: t is exact
 # ---- one piece -----------------------------------------------------------------------------------
 
 
+CHEBYSHEV = [mp.cos(mp.pi * (2 * i + 1) / (2 * NODES)) for i in range(NODES)]
+NODE_POWERS = np.array([[float(node**p) for node in CHEBYSHEV] for p in range(5)])
+
+
+@cache
+def projection(powers: tuple[int, ...]) -> list[list[float]]:
+    """What values at the nodes are multiplied by for the coefficients that fit them best."""
+    basis = mp.matrix([[node**p for p in powers] for node in CHEBYSHEV])
+    return [[float(c) for c in row] for row in ((basis.T * basis) ** -1 * basis.T).tolist()]
+
+
 class Fit:
     """f / f(middle) - 1 at Chebyshev nodes of a piece, less the coefficients that are settled."""
 
     def __init__(self, function, middle: float, width: float) -> None:
-        angles = [mp.pi * (2 * i + 1) / (2 * NODES) for i in range(NODES)]
-        nodes = [mp.mpf(width) / 2 * mp.cos(angle) for angle in angles]
+        nodes = [mp.mpf(width) / 2 * node for node in CHEBYSHEV]
         at_middle = function(mp.mpf(middle))
         scale = at_middle if abs(at_middle) > 2**-10 * width else mp.mpf(1)
         self.at_middle, self.scale, self.half = at_middle, float(scale), float(width) / 2
         self.rest = np.array([float((function(middle + t) - at_middle) / scale) for t in nodes])
-        self.nodes = np.array([float(t) for t in nodes])
 
     def solve(self, *powers: int) -> dict[int, float]:
         """The coefficients of these powers that fit what is left best."""
-        basis = np.stack([(self.nodes / self.half) ** p for p in powers], 1)
-        solved = np.linalg.lstsq(basis, self.rest, rcond=None)[0]
+        solved = [math.fsum(row * self.rest) for row in projection(powers)]
         return {p: self.scale * c / self.half**p for p, c in zip(powers, solved, strict=True)}
 
     def without(self, power: int, coefficient: float) -> "Fit":
         other = copy.copy(self)
-        other.rest = self.rest - coefficient / self.scale * self.nodes**power
+        of_unit = coefficient / self.scale * self.half**power
+        other.rest = self.rest - of_unit * NODE_POWERS[power]
         return other
 
     def middle(self) -> mp.mpf:
@@ -240,7 +251,7 @@ def main() -> None:
     with ProcessPoolExecutor() as pool:
         for name, table in TABLES.items():
             found = list(pool.map(partial(piece, name), numbers(table), chunksize=32))
-            error = np.log2(max(error for _, error in found))
+            error = math.log2(max(error for _, error in found))
             c_type, digits = f"uint{table.kind}_t", table.kind // 4
             end = BEYOND if table.ends else float_of(numbers(table)[-1] + 1 << 23 - table.bits)
             header += [
