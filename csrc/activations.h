@@ -66,6 +66,22 @@ FA_INLINE real FN(fa_leaky_relu_sided)(real dy, int positive, double negative_sl
 FA_INLINE real FN(fa_leaky_relu_backward)(real dy, real x, double negative_slope) {
     return FN(fa_choose)(x == x, FN(fa_leaky_relu_sided)(dy, x > 0, negative_slope), x);
 }
+#if FA_BITS == 32
+#define FA_FAST_leaky_relu_forward , BOUNDS
+#define FA_FAST_leaky_relu_backward , BOUNDS
+FA_INLINE float fa_leaky_relu_forward_limit(double slope) { return fa_product_limit_f(slope); }
+FA_INLINE float fa_leaky_relu_backward_limit(double slope) { return fa_product_limit_f(slope); }
+FA_INLINE fa_bounded_ff fa_leaky_relu_fast_value(float x, double negative_slope) {
+    fa_bounded_ff low = fa_product_f(x, negative_slope);
+    low.value = fa_choose_f32(x > 0, x, low.value);
+    return low;
+}
+FA_INLINE fa_bounded_ff fa_leaky_relu_fast_backward(float dy, float x, double negative_slope) {
+    fa_bounded_ff low = fa_product_f(dy, negative_slope);
+    low.value = fa_choose_f32(x == x, fa_choose_f32(x > 0, dy, low.value), x);
+    return low;
+}
+#endif
 
 /* prelu: leaky_relu whose slope is learned; d/dweight = min(x, 0) */
 FA_INLINE real FN(fa_prelu_value)(real x, double weight) {
@@ -74,6 +90,14 @@ FA_INLINE real FN(fa_prelu_value)(real x, double weight) {
 FA_INLINE real FN(fa_prelu_backward)(real dy, real x, double weight) {
     return FN(fa_leaky_relu_backward)(dy, x, weight);
 }
+#if FA_BITS == 32
+#define FA_FAST_prelu_forward , BOUNDS
+#define FA_FAST_prelu_backward , BOUNDS
+#define fa_prelu_forward_limit fa_leaky_relu_forward_limit
+#define fa_prelu_backward_limit fa_leaky_relu_backward_limit
+#define fa_prelu_fast_value fa_leaky_relu_fast_value
+#define fa_prelu_fast_backward fa_leaky_relu_fast_backward
+#endif
 FA_INLINE double FN(fa_prelu_param_gradient)(real dy, real x, double weight) {
     (void)weight;
     double g = (double)dy * (double)x;
@@ -350,6 +374,10 @@ FA_INLINE float fa_softshrink_forward_limit(double lambd) {
 }
 FA_INLINE float fa_softshrink_fast_value(float x, double lambd) {
     fa_ff p = fa_split_f(lambd);
+    if (p.lo == 0) {
+        float y = x > 0 ? x - p.hi : x + p.hi;
+        return fa_choose_f32(fa_abs_f(x) <= p.hi, 0, y);
+    }
     float size = fa_abs_f(x);
     fa_ff less = fa_fast_two_sum_f(size, -p.hi);
     float y = fa_choose_f32(size > FA_LARGEST, size, less.hi + (less.lo - p.lo));

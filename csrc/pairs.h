@@ -101,6 +101,41 @@ FA_INLINE float fa_times_any_f(float x, fa_ff p) {
     return __builtin_islessgreater(y, 0.0f) ? y : first;
 }
 
+/* ---- products within bounds ------------------------------------------------------------------ */
+
+typedef struct {
+    float value;
+    uint32_t doubt; /* 0 if value is what float64 arithmetic gives, too */
+} fa_bounded_ff;
+
+enum { FA_STRETCH_OF_BOUNDS = 256 }; /* an element in doubt brings back one stretch */
+
+/* The least |x|, 0 apart, that fa_product_f takes. */
+FA_INLINE float fa_product_limit_f(double p) {
+    return (fa_abs(p) >= 0x1p-30) & (fa_abs(p) <= 0x1p30) ? 0x1p-60f : FA_NEVER;
+}
+
+/* x p as float32(x * p) in float64: x p.hi + x p.lo with the lower product a little too small, and too large.
+ * The three roundings in it err by less than 2^-22, the bounds are 2^-21 aside.  Where both sums round to
+ * the same number, so does what is between them; they do not once in some 2^18 elements. */
+FA_INLINE fa_bounded_ff fa_product_f(float x, double p) {
+    if ((double)(float)p == p) {
+        fa_bounded_ff exact = {x * (float)p, 0};
+        return exact;
+    }
+    fa_ff s = fa_split_short_f(p);
+    float below = FA_FMAF(x, s.hi, x * (s.lo * (1 - 0x1p-21f)));
+    float above = FA_FMAF(x, s.hi, x * (s.lo * (1 + 0x1p-21f)));
+    fa_bounded_ff v = {above, fa_bits_f(below) ^ fa_bits_f(above)};
+    return v;
+}
+
+/* |x| in their order, 0 above all: the least of all and of x */
+FA_INLINE uint32_t fa_smaller_f(uint32_t least, float x) {
+    uint32_t size = (fa_bits_f(x) << 1) - 1;
+    return least < size ? least : size;
+}
+
 /* ---- exponential ----------------------------------------------------------------------------- */
 
 /* |y| up to which quotients of e^y and 1, and the rests beside them, are far from subnormal. */
@@ -211,14 +246,6 @@ FA_INLINE fa_fraction_f fa_expm1_f(fa_exp_parts e) {
     float top = FA_FMAF(scale, e.left, -e.right), top_low = FA_FMAF(scale, e.left, -(top + e.right));
     fa_ff n = fa_fast_two_sum_f(top, FA_FMAF(e.low, 1.0f + scale, top_low));
     fa_fraction_f v = {n.hi, n.lo, e.right, -e.low};
-    return v;
-}
-
-/* The logistic function */
-FA_INLINE fa_fraction_f fa_logistic_f(fa_exp_parts e) {
-    float m = fa_pow2_minus_f(e.rounded), sum = FA_FMAF(m, e.right, e.left), b = sum - e.left;
-    float sum_low = FA_FMAF(m, e.right, -b) + (e.left - (sum - b));
-    fa_fraction_f v = {e.left, e.low, sum, FA_FMAF(-m, e.low, e.low) + sum_low};
     return v;
 }
 
