@@ -24,8 +24,13 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "docs" / "reliability" / "mutants.json"
-TESTS = ["test_batch_norm.py", "test_activations.py", "test_properties.py", "test_gated.py"]
-TESTS += ["test_hard_statistics.py", "test_residual_and_mask.py", "test_inplace.py"]
+TESTS = ["test_products.py", "test_batch_norm.py", "test_activations.py", "test_properties.py"]
+TESTS += [
+    "test_gated.py",
+    "test_hard_statistics.py",
+    "test_residual_and_mask.py",
+    "test_inplace.py",
+]
 sys.path.insert(0, str(ROOT / "tools"))
 
 
@@ -56,6 +61,12 @@ FAULTS = [
     Fault("fast body: parts of the element before", "kernels.inc",
           "FA_EACH(i, begin, end, const fa_exp_parts e = fa_get_exp_f(&parts, i - begin); ",
           "FA_EACH(i, begin, end, const fa_exp_parts e = fa_get_exp_f(&parts, (i - begin) & ~1); "),
+    Fault("bounds: doubt is not heard", "kernels.inc",
+          "if (doubt || least < lowest)", "if (least < lowest)"),
+    Fault("bounds: of products that are too small", "kernels.inc",
+          "if (doubt || least < lowest)", "if (doubt)"),
+    Fault("bounds: x is gone where it is needed", "kernels.inc",
+          "(y == x) | (y == dy) ? aside", "0 ? aside"),
     Fault("moments: sign of the deviation", "batchnorm.inc",
           "sum.v[j] = FN(fa_vadd)(sum.v[j], d);",
           "d.hi = -d.hi; sum.v[j] = FN(fa_vadd)(sum.v[j], d);"),

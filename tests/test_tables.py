@@ -1,7 +1,9 @@
 """The tables of csrc/pieces.h are what tools/pieces.py makes, and hold where they say they do."""
 
 import importlib.util
+import os
 import re
+import subprocess
 import sys
 from fractions import Fraction
 
@@ -52,6 +54,25 @@ def test_a_table_is_what_the_tool_makes(name):
         assert NUMBERS[f"FA_{field}_{name}"] == value
     for place in {0, len(numbers) // 3, len(numbers) // 2, len(numbers) - 1}:
         assert ROWS[name][place] == pieces.piece(name, numbers[place])[0]
+
+
+SOME = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import pieces
+for name, table in pieces.TABLES.items():
+    print(name, *(pieces.piece(name, pieces.numbers(table)[k]) for k in (5, 300, 500)))
+"""
+
+
+def test_a_table_does_not_depend_on_the_processor():
+    """It did while LAPACK solved for the coefficients, in the last bits."""
+
+    def some(**chosen):
+        command = [sys.executable, "-c", SOME, ROOT / "tools"]
+        return subprocess.check_output(command, env={**os.environ, **chosen}, text=True)
+
+    assert some() == some(OPENBLAS_CORETYPE="Prescott")
 
 
 @tables
