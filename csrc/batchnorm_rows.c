@@ -19,7 +19,7 @@
 enum {
     MOST_REPEATED = 512, /* columns of a matrix of repeated rows */
     GROUP = 4,           /* strips of a task of the reduction */
-    ACROSS = 64          /* strips of a tile of the second pass, at most */
+    ACROSS = 8           /* strips of a tile of the second pass, at most: so constants of one serve many rows */
 };
 
 /* ---- the matrix ------------------------------------------------------------------------------------------ */

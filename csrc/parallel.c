@@ -363,8 +363,8 @@ OF_ITS_OWN double now(void) /* nanoseconds */
     QueryPerformanceFrequency(&each_second);
     return (double)ticks.QuadPart * 1e9 / (double)each_second.QuadPart;
 #else
-    struct timespec t;
-    timespec_get(&t, TIME_UTC);
+    struct timespec t; /* since the machine started: since 1970 a double would count in steps of 256 */
+    clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
 #endif
 }
