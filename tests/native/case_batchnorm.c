@@ -37,7 +37,7 @@ typedef struct counted {
 
 static ptrdiff_t draw_channels(drawing *d)
 {
-    static const ptrdiff_t channels[] = {1, 2, 3, 4, 5, 8, 12, 15, 16, 17, 24, 32, 33, 64, 65, 130, 300, 1100};
+    static const ptrdiff_t channels[] = {1, 2, 3, 4, 5, 8, 12, 15, 16, 17, 24, 32, 33, 64, 65, 130, 300, 1024, 1100};
     return DRAW_FROM(d, channels);
 }
 

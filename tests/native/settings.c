@@ -1,6 +1,7 @@
 /* What the library finds of its surroundings, with files that stand for a container's.
  *
  *     settings ISA     exit status 1: a limit is not seen */
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,6 +42,15 @@ static int expect(const char *what, double want, double got)
     return want != got;
 }
 
+/* Numbers beyond 2^60, nanoseconds since 1970 say, would be multiples of 256. */
+static int tells_nanoseconds(void)
+{
+    int fine = 0;
+    for (int i = 0; i < 1000; i++)
+        fine |= (int64_t)fa_nanoseconds() % 256 != 0;
+    return fine;
+}
+
 int main(int argc, char **argv)
 {
     int wrong = 0;
@@ -52,6 +62,7 @@ int main(int argc, char **argv)
     fa_pool_init();
     wrong += expect("threads", fa_threading() ? 3 : 1, fa_get_num_threads());
     wrong += expect("a processor", 1, fa_usable_cpus() > 0);
+    wrong += expect("a clock", 1, tells_nanoseconds());
     wrong += expect("no such instruction set", -1, fa_select_isa("none"));
     if (!mkdtemp(root))
         return 1;
