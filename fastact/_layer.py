@@ -132,7 +132,7 @@ class BatchNorm:
         if momentum is None:
             momentum = cumulative(self.convention, batches)
         result = self._quick_forward(
-            x, training, momentum, residual, mask, sample_weight, out
+            x, training, momentum, out, residual, mask, sample_weight
         ) or forward(
             x, self.comm, weight=self.weight, bias=self.bias, running_mean=self.running_mean,
             running_var=self.running_var, training=training, momentum=momentum, eps=self.eps,
@@ -145,7 +145,7 @@ class BatchNorm:
         return result
 
     def _quick_forward(
-        self, x: object, training: object, momentum: object, *given: object
+        self, x: object, training: object, momentum: object, out: object, *given: object
     ) -> tuple[Any, Any] | None:
         """What `forward` gives, or None. Arrays a channel say how many x has to have."""
         if self.weight is None and self.running_mean is None:
@@ -153,7 +153,7 @@ class BatchNorm:
         return _quick.forward(
             x, self.weight, self.bias, self.running_mean, self.running_var, training, momentum,
             self.eps, self.axis, self.activation, self.convention, self.save_for_backward,
-            self.activation_params or None, self.comm, *given,
+            out, self.activation_params or None, self.comm, *given,
         )  # fmt: skip
 
     def backward(self, dy: object, *, out: object = None) -> BatchNormGradients:

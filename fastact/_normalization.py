@@ -124,7 +124,7 @@ def batch_norm(
     """
     y, _ = _quick.forward(
         x, weight, bias, running_mean, running_var, training, momentum, eps, axis, activation,
-        convention, None, activation_params, residual, mask, sample_weight, comm, out,
+        convention, None, out, activation_params, residual, mask, sample_weight, comm,
     ) or forward(save_for_backward=None, **locals())  # fmt: skip
     return y
 
@@ -191,7 +191,7 @@ activation_params, residual, mask, sample_weight, convention, comm, out
         checks.word("save_for_backward", None, SAVES)
     return _quick.forward(
         x, weight, bias, running_mean, running_var, training, momentum, eps, axis, activation,
-        convention, save_for_backward, activation_params, residual, mask, sample_weight, comm, out,
+        convention, save_for_backward, out, activation_params, residual, mask, sample_weight, comm,
     ) or forward(**locals())  # fmt: skip
 
 
@@ -232,7 +232,7 @@ def batch_norm_backward(dy: object, ctx: Any, *, out: object = None) -> BatchNor
         from fastact import _dask
 
         return _dask.backward(dy, ctx, out)
-    quick = _quick.backward(dy, ctx) if out is None else None
+    quick = _quick.backward(dy, ctx, out)
     if quick is not None:
         return quick
     checked = check_context(ctx)

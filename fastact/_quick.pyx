@@ -49,24 +49,48 @@ cdef inline bint in_range(object number, double low, double high):
     return type(number) is float and low <= <double>number <= high
 
 
-cdef bint is_apart(cnp.ndarray small, cnp.ndarray x):
-    """Whether no byte of a vector lies between the ends of x."""
-    cdef char *begin = <char *>cnp.PyArray_DATA(x)
-    cdef char *end = begin + cnp.PyArray_ITEMSIZE(x)
-    cdef char *data = <char *>cnp.PyArray_DATA(small)
+cdef struct Extent:
+    char *begin
+    char *end
+
+
+cdef Extent extent(cnp.ndarray a):
+    """Between which bytes its elements lie."""
+    cdef Extent e
     cdef ptrdiff_t reach
-    for d in range(cnp.PyArray_NDIM(x)):
-        reach = (cnp.PyArray_DIM(x, d) - 1) * cnp.PyArray_STRIDE(x, d)
+    e.begin = <char *>cnp.PyArray_DATA(a)
+    e.end = e.begin + cnp.PyArray_ITEMSIZE(a)
+    for d in range(cnp.PyArray_NDIM(a)):
+        reach = (cnp.PyArray_DIM(a, d) - 1) * cnp.PyArray_STRIDE(a, d)
         if reach < 0:
-            begin += reach
+            e.begin += reach
         else:
-            end += reach
-    return data + cnp.PyArray_NBYTES(small) <= begin or data >= end
+            e.end += reach
+    return e
+
+
+cdef bint is_apart(cnp.ndarray a, cnp.ndarray b):
+    cdef Extent one = extent(a), other = extent(b)
+    return one.end <= other.begin or one.begin >= other.end
 
 
 cdef bint can_be_updated(object mean, object var, cnp.ndarray x):
     return (cnp.PyArray_ISWRITEABLE(<cnp.ndarray>mean) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray>var)
             and is_apart(mean, var) and is_apart(mean, x) and is_apart(var, x))
+
+
+cdef bint can_be_written(object out, cnp.ndarray x):
+    """Whether results that are like x may go there, where it is apart from what is read."""
+    return (is_data(out) and cnp.PyArray_TYPE(<cnp.ndarray>out) == cnp.PyArray_TYPE(x)
+            and cnp.PyArray_SAMESHAPE(<cnp.ndarray>out, x) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out)
+            and (cnp.PyArray_IS_C_CONTIGUOUS(<cnp.ndarray>out) or cnp.PyArray_IS_F_CONTIGUOUS(<cnp.ndarray>out)))
+
+
+cdef bint is_apart_from_all(cnp.ndarray out, tuple others):
+    for other in others:
+        if other is not None and not is_apart(out, other):
+            return False
+    return True
 
 
 # ---- small arrays -----------------------------------------------------------------------------
@@ -165,7 +189,7 @@ cdef bint are_ordinary_statistics(object mean, object var, bint training, cnp.nd
 
 
 def forward(x, weight, bias, running_mean, running_var, training, momentum, eps, axis, activation, convention,
-            save_for_backward, *unusual):
+            save_for_backward, out, *unusual):
     """(y, context), or None. The arguments of _call.forward; `unusual` are those that are None in most calls."""
     cdef bint computes = training is True
     cdef int position
@@ -186,21 +210,26 @@ def forward(x, weight, bias, running_mean, running_var, training, momentum, eps,
             and are_ordinary_statistics(running_mean, running_var, computes, x, channels)
             and not (computes and cnp.PyArray_SIZE(x) == channels)):
         return None
+    if out is not None and not (
+            can_be_written(out, x)
+            and ((out is x and save_for_backward is None) or is_apart(out, x))
+            and is_apart_from_all(out, (weight, bias, running_mean, running_var))):
+        return None
     found = find(activation)
     if found is None:
         return None
     environment = enter_environment()
     try:
         return run(x, weight, bias, running_mean, running_var, computes, momentum, eps, position, found[0], found[1],
-                   save_for_backward is not None)
+                   save_for_backward is not None, out)
     finally:
         leave_environment(environment)
 
 
 cdef tuple run(cnp.ndarray x, object weight, object bias, object running_mean, object running_var, bint training,
-               double momentum, double eps, int axis, object fused, int row, bint saves):
+               double momentum, double eps, int axis, object fused, int row, bint saves, object out):
     cdef fa_batchnorm bn = problem(x, axis, row, fused.values, False)
-    cdef cnp.ndarray y = new_like(x, cnp.PyArray_TYPE(x)), table = zeros(TABLE_ROWS, bn.channels)
+    cdef cnp.ndarray y = new_like(x, cnp.PyArray_TYPE(x)) if out is None else out, table = zeros(TABLE_ROWS, bn.channels)
     cdef fa_statistics statistics = statistics_of(table)
     cdef fa_view x_view = view_of(x, axis), y_view = view_of(y, axis)
     cdef double *wide = <double *>malloc(2 * bn.channels * sizeof(double))
@@ -239,7 +268,7 @@ cdef bint is_ordinary(object ctx):
             and ctx.y is None and is_narrowed_to(ctx._weight) and is_narrowed_to(ctx._bias))
 
 
-def backward(dy, ctx):
+def backward(dy, ctx, out):
     """Gradients, or None."""
     cdef cnp.ndarray x
     cdef uint64_t environment
@@ -248,21 +277,24 @@ def backward(dy, ctx):
     x = ctx.x
     if not (is_data(x) and cnp.PyArray_TYPE(x) == cnp.PyArray_TYPE(dy) and cnp.PyArray_SAMESHAPE(x, dy)):
         return None
+    if out is not None and not (can_be_written(out, x) and is_apart(out, x) and (out is dy or is_apart(out, dy))):
+        return None
     found = find(ctx._fused.name)
     if found is None or found[0] is not ctx._fused:
         return None
     environment = enter_environment()
     try:
-        return differentiate(dy, x, ctx, found[1])
+        return differentiate(dy, x, ctx, found[1], out)
     finally:
         leave_environment(environment)
 
 
-cdef object differentiate(cnp.ndarray dy, cnp.ndarray x, object ctx, int row):
+cdef object differentiate(cnp.ndarray dy, cnp.ndarray x, object ctx, int row, object out):
     cdef int axis = ctx._axis, status, i
     cdef bint training = ctx.training
     cdef fa_batchnorm bn = problem(x, axis, row, ctx._fused.values, False)
-    cdef cnp.ndarray dx = new_like(x, cnp.PyArray_TYPE(x)), sums = zeros(3, bn.channels), table = ctx._table
+    cdef cnp.ndarray dx = new_like(x, cnp.PyArray_TYPE(x)) if out is None else out
+    cdef cnp.ndarray sums = zeros(3, bn.channels), table = ctx._table
     cdef fa_statistics statistics = statistics_of(table)
     cdef fa_view x_view = view_of(x, axis), dy_view = view_of(dy, axis), dx_view = view_of(dx, axis)
     cdef double *each[3]

@@ -37,9 +37,9 @@ def ordinary(shape=(6, 4), axis=1, dtype=np.float32, small=np.float32, training=
 
 def quick(x, *, weight=None, bias=None, running_mean=None, running_var=None, training=True,
           momentum=0.1, eps=1e-5, axis=1, activation=None, convention="torch", save="input",
-          unusual=None):  # fmt: skip
+          out=None, unusual=None):  # fmt: skip
     return _quick.forward(x, weight, bias, running_mean, running_var, training, momentum, eps, axis,
-                          activation, convention, save, unusual)  # fmt: skip
+                          activation, convention, save, out, unusual)  # fmt: skip
 
 
 def copied(arguments):
@@ -121,6 +121,7 @@ def read_only(a):
 X = ordinary()["x"]
 REQUIRES = next(n for n in NAMES if None in fa.activations[n].parameters.values())
 FOUR = np.ones(4, np.float32)
+TWICE = np.ones((12, 4), np.float32)
 UNUSUAL = {
     "list": {"x": X.tolist()},
     "subclass": {"x": X.view(Sub)},
@@ -159,6 +160,16 @@ UNUSUAL = {
     "activation of another type": {"activation": np.tanh},
     "convention": {"convention": "keras"},
     "save": {"save": "output"},
+    "out list": {"out": X.tolist()},
+    "out of another type": {"out": np.zeros(X.shape)},
+    "out of another shape": {"out": np.zeros_like(X[:5])},
+    "out read-only": {"out": read_only(np.zeros_like(X))},
+    "out strided": {"out": np.zeros((12, 4), np.float32)[::2]},
+    "out that repeats": {"out": np.broadcast_to(np.float32(0), X.shape)},
+    "out that is x, read again": {"x": X, "out": X},
+    "out over x": {"x": TWICE[:6], "out": TWICE[1:7], "save": None},
+    "out over the weight": {"out": TWICE[:6], "weight": TWICE[5]},
+    "out over a running statistic": {"out": TWICE[:6], "running_var": TWICE[0]},
     "any other option": {"unusual": X},
 }  # fmt: skip
 
@@ -175,7 +186,7 @@ def test_the_unusual_goes_the_long_way(change):
 def test_contexts_that_keep_more_go_the_long_way():
     given, dy = ordinary(), np.ones_like(X)
     _, plain = fa.batch_norm_forward(**given)
-    assert _quick.backward(dy, plain) is not None
+    assert _quick.backward(dy, plain, None) is not None
     residual = np.zeros_like(X)
     for option in (
         {"residual": residual},
@@ -183,11 +194,36 @@ def test_contexts_that_keep_more_go_the_long_way():
         {"save_for_backward": "output"},
     ):
         _, ctx = fa.batch_norm_forward(**given, **option)
-        assert _quick.backward(dy, ctx) is None, option
-    assert _quick.backward(dy[:, :3], plain) is None
-    assert _quick.backward(dy.astype(np.float64), plain) is None
-    assert _quick.backward(dy.tolist(), plain) is None
-    assert _quick.backward(dy, None) is None
+        assert _quick.backward(dy, ctx, None) is None, option
+    assert _quick.backward(dy[:, :3], plain, None) is None
+    assert _quick.backward(dy.astype(np.float64), plain, None) is None
+    assert _quick.backward(dy.tolist(), plain, None) is None
+    assert _quick.backward(dy, None, None) is None
+    for out in (plain.x, dy[:, ::-1], dy.astype(np.float64), read_only(dy.copy()), dy.tolist()):
+        assert _quick.backward(dy, plain, out) is None
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("order", "CF")
+@pytest.mark.parametrize("activation", ACTIVATIONS[:2], ids=str)
+def test_results_go_where_they_are_wanted_on_the_short_way(activation, order, training):
+    def given():
+        return ordinary(training=training, activation=activation)
+
+    dy = np.random.default_rng(1).standard_normal(X.shape).astype(np.float32)
+    y, ctx = fa.batch_norm_forward(**given())
+    dx = fa.batch_norm_backward(dy, ctx).x
+    out = np.full(X.shape, 7, np.float32, order)
+    got, ctx = quick(**given(), out=out)
+    assert got is out
+    np.testing.assert_array_equal(out, y)
+    into, over = np.full(X.shape, 7, np.float32, order), dy.copy()
+    for gradient, where in ((dy, into), (over, over)):
+        assert _quick.backward(gradient, ctx, where).x is where
+        np.testing.assert_array_equal(where, dx)
+    there = given()
+    assert quick(**there, out=there["x"], save=None)[0] is there["x"]
+    np.testing.assert_array_equal(there["x"], y)
 
 
 def run_layer(x, dy, **options):
