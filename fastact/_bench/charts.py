@@ -22,7 +22,7 @@ COLOURS = {
 }  # fmt: skip
 LABELS = {
     "compile": "torch.compile", "jax": "jax jit", "numpy": "NumPy", "scipy": "SciPy",
-    "torch": "torch eager", "onednn": "oneDNN", "onednn blocked": "oneDNN nChw16c",
+    "torch": "torch eager", "onednn": "oneDNN", "onednn blocked": "oneDNN blocked",
 }  # fmt: skip
 Label = Callable[[Row], str]
 Value = Callable[[Row], float | None]

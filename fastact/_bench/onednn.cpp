@@ -91,6 +91,14 @@ static double seconds(BatchNorm &norm, bool forward, long repeats)
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count() / repeats;
 }
 
+// The layout in blocks of as many channels as its vectors have: for another one it has no JIT.
+static tag blocked()
+{
+    const auto avx512 = static_cast<unsigned>(dnnl::cpu_isa::avx512_core);
+    const auto here = static_cast<unsigned>(dnnl::get_effective_cpu_isa());
+    return (here & avx512) == avx512 ? tag::nChw16c : tag::nChw8c;
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 8)
@@ -100,7 +108,7 @@ int main(int argc, char **argv)
     for (int k = 1; k < 5; k++)
         shape.push_back(std::stol(argv[k]));
     tag plain = layout == "nhwc" ? tag::nhwc : tag::nchw;
-    BatchNorm norm(shape, plain, layout == "blocked" ? tag::nChw16c : plain);
+    BatchNorm norm(shape, plain, layout == "blocked" ? blocked() : plain);
     std::ifstream input(argv[6], std::ios::binary);
     norm.read(input, norm.x);
     norm.read(input, norm.dy);
