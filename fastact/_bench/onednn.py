@@ -1,9 +1,9 @@
 """How fast is BatchNorm + ReLU against oneDNN's own JIT, every buffer allocated once on both sides?
 
 oneDNN fuses the ReLU of slope zero alone. It is fast in channels-last and in its blocked layouts,
-nChw16c with AVX-512 and nChw8c without, slow in NCHW; fastact's time on NCHW arrays is compared with both of the latter. A C++
-program of ours (onednn.cpp) runs it, built here with g++ over the wheels `onednn-cpu-gomp` and
-`onednn-devel-cpu-gomp`. Its results are held to the reference too.
+nChw16c with AVX-512 and nChw8c without, slow in NCHW; fastact's time on NCHW arrays is compared
+with both of the latter. A C++ program of ours (onednn.cpp) runs it, built here with g++ over the
+wheels `onednn-cpu-gomp` and `onednn-devel-cpu-gomp`. Its results are held to the reference too.
 """
 
 from __future__ import annotations
