@@ -18,7 +18,8 @@ typedef struct {
     ptrdiff_t repeat;         /* rows of x that make a row of the matrix */
     ptrdiff_t width, rows;    /* of the matrix; a remainder of fewer than `repeat` rows is apart */
     ptrdiff_t strips;         /* in a row */
-    ptrdiff_t group, height;  /* strips of a task of the reduction, and the rows that it takes at a time */
+    ptrdiff_t wide;           /* strips of a task of the reduction */
+    ptrdiff_t group, height;  /* those, and the rows, that it takes at a time */
     ptrdiff_t across, down;   /* strips and rows of a tile of the second pass */
     int lanes;                /* which the matrix' rows belong to in turn */
 } fa_matrix;

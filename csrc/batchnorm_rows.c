@@ -6,8 +6,8 @@
  * of a block.  Where that would be too wide, or rows do not lie side by side, or elements have to be widened,
  * tiles go through a buffer.
  *
- * A task of the reduction is a block of some strips, so that the lanes of its sums stay in the cache; the second
- * pass goes along the rows, as memory does. */
+ * A task of the reduction is a block of some strips, so that the lanes of its sums stay in the cache; both passes go
+ * along the rows, as memory does, as far as the cache has room. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,7 +18,8 @@
 
 enum {
     MOST_REPEATED = 512, /* columns of a matrix of repeated rows */
-    GROUP = 4,           /* strips of a task of the reduction */
+    GROUP = 4,           /* strips that the reduction takes at a time */
+    TASKS = 4,           /* of the reduction a thread, at least */
     ACROSS = 8           /* strips of a tile of the second pass, at most: so constants of one serve many rows */
 };
 
@@ -42,9 +43,20 @@ static ptrdiff_t repeats(const fa_job *j)
     return fits && packed && !by_element ? repeat : 1;
 }
 
-static ptrdiff_t groups(const fa_matrix *m)
+/* Tasks of a block, each of so many strips. */
+static ptrdiff_t tasks(const fa_matrix *m, ptrdiff_t wide)
 {
-    return (m->strips + m->group - 1) / m->group;
+    return (m->strips + wide - 1) / wide;
+}
+
+/* A task takes as many groups as leave tasks enough, and whose lanes stay in the second-level cache: the more of a row
+ * are read one after the other, the sooner they come. */
+static void widen_tasks(const fa_job *j, fa_matrix *m)
+{
+    const ptrdiff_t lanes = m->lanes * 2 * FA_LANES * (ptrdiff_t)sizeof(double), most = fa_l2_bytes() / 4;
+    m->wide = m->group;
+    while (m->wide < m->strips && 2 * m->wide * lanes <= most && j->blocks * tasks(m, 2 * m->wide) >= TASKS * j->threads)
+        m->wide *= 2;
 }
 
 static void plan_matrix(fa_job *j)
@@ -56,8 +68,9 @@ static void plan_matrix(fa_job *j)
     m->strips = (m->width + FA_LANES - 1) / FA_LANES;
     m->lanes = FA_LANES / (int)m->repeat;
     m->group = m->repeat > 1 ? m->strips : fa_at_most(m->strips, GROUP);
-    while (m->repeat == 1 && m->group > 1 && j->blocks * groups(m) < j->threads)
+    while (m->repeat == 1 && m->group > 1 && j->blocks * tasks(m, m->group) < j->threads)
         m->group /= 2; /* more tasks than threads, where there are enough strips */
+    widen_tasks(j, m);
     m->height = m->lanes; /* lanes take turns anew in each tile */
     while (2 * m->height * m->group * FA_LANES <= FA_TILE)
         m->height *= 2;
@@ -370,33 +383,46 @@ static void fold(const fa_job *j, const fa_lanes *lanes, ptrdiff_t first, ptrdif
                                fa_at_most(j->matrix.width - (first + t) * FA_LANES, FA_LANES));
 }
 
-static void reduce_task(const fa_job *j, ptrdiff_t block, ptrdiff_t group, int worker)
+/* The piece after that of the strips from s on and the rows from r on, of a task whose strips start at `first`. */
+static piece next_piece(const fa_job *j, ptrdiff_t begin, ptrdiff_t end, ptrdiff_t first, ptrdiff_t r, ptrdiff_t s)
 {
     const fa_matrix *m = &j->matrix;
-    const ptrdiff_t first = group * m->group, each = FA_BLOCK / m->repeat, begin = block * each;
-    const ptrdiff_t end = fa_at_most(m->rows, begin + each);
+    const ptrdiff_t beyond = fa_at_most(m->strips, first + m->wide);
+    if (s + m->group < beyond)
+        return locate(j, r, m->height, s + m->group, m->group);
+    if (r + m->height < end)
+        return locate(j, r + m->height, m->height, first, m->group);
+    return beyond < m->strips ? locate(j, begin, m->height, beyond, m->group)
+                              : locate(j, end, m->height, 0, m->group);
+}
+
+static void reduce_task(const fa_job *j, ptrdiff_t block, ptrdiff_t part, int worker)
+{
+    const fa_matrix *m = &j->matrix;
+    const ptrdiff_t first = part * m->wide, strips = fa_at_most(m->strips - first, m->wide);
+    const ptrdiff_t each = FA_BLOCK / m->repeat, begin = block * each, end = fa_at_most(m->rows, begin + each);
     fa_lanes *lanes = j->lanes + worker * j->lanes_each;
-    for (ptrdiff_t k = 0; k < m->group * m->lanes; k++)
+    for (ptrdiff_t k = 0; k < m->wide * m->lanes; k++)
         fa_clear(j, lanes + k);
-    for (ptrdiff_t r = begin; r < end; r += m->height) {
-        const piece p = locate(j, r, fa_at_most(end - r, m->height), first, m->group);
-        const int last = r + m->height >= end, last_group = first + m->group >= m->strips;
-        const piece next = locate(j, !last ? r + m->height : last_group ? end : begin, m->height,
-                                  !last ? first : last_group ? 0 : first + m->group, m->group);
-        reduce_piece(j, &p, &next, lanes, m->lanes, worker);
-    }
+    for (ptrdiff_t r = begin; r < end; r += m->height)
+        for (ptrdiff_t s = first; s < first + strips; s += m->group) {
+            const piece p = locate(j, r, fa_at_most(end - r, m->height), s, m->group);
+            const piece next = next_piece(j, begin, end, first, r, s);
+            reduce_piece(j, &p, &next, lanes + (s - first) * m->lanes, m->lanes, worker);
+        }
     if (block == j->blocks - 1 && left_over(j) > 0) {
         const piece p = locate_left_over(j);
         reduce_piece(j, &p, &p, lanes + (end - begin) % m->lanes, 1, worker);
     }
-    fold(j, lanes, first, fa_at_most(m->strips - first, m->group), fa_part(j->parts, j->parts_width, block, 0, 0));
+    fold(j, lanes, first, strips, fa_part(j->parts, j->parts_width, block, 0, 0));
 }
 
 static void reduce_tasks(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
 {
     const fa_job *j = job;
+    const ptrdiff_t each = tasks(&j->matrix, j->matrix.wide);
     for (ptrdiff_t t = begin; t < end; t++)
-        reduce_task(j, t / groups(&j->matrix), t % groups(&j->matrix), worker);
+        reduce_task(j, t / each, t % each, worker);
 }
 
 /* ---- between the passes ------------------------------------------------------------------------------------------- */
@@ -572,7 +598,7 @@ static int allocate(fa_job *j)
 {
     const fa_matrix *m = &j->matrix;
     j->parts_width = j->bn->channels;
-    j->lanes_each = m->group * m->lanes;
+    j->lanes_each = m->wide * m->lanes;
     j->parts = malloc((size_t)(fa_reduces(j) ? j->blocks * FA_SUMS * 2 * j->parts_width : 1) * sizeof(double));
     j->lanes = fa_aligned_alloc((size_t)(j->threads * j->lanes_each) * sizeof(fa_lanes));
     j->strips = fa_aligned_alloc((size_t)m->strips * sizeof(fa_strip));
@@ -584,7 +610,7 @@ static void passes(fa_job *j)
     const ptrdiff_t finishers = (j->bn->channels + CHANNELS_A_TASK - 1) / CHANNELS_A_TASK;
     if (fa_reduces(j)) {
         fa_parallel_for(1, 1, before_first_pass, j);
-        fa_parallel_for(j->blocks * groups(&j->matrix), j->threads, reduce_tasks, j);
+        fa_parallel_for(j->blocks * tasks(&j->matrix, j->matrix.wide), j->threads, reduce_tasks, j);
         fa_parallel_for(finishers, fa_threads_for(j->bn->channels * j->blocks * FA_LANES, NULL), finish, j);
     }
     if (!fa_applies(j))
