@@ -109,7 +109,9 @@ array new_array(drawing *d, layout how, fa_dtype dtype, int ndim, const ptrdiff_
     }
     find_extent(&a, &before, &after);
     a.bytes = 2 * GUARD + offset + before + after;
-    if (posix_memalign((void **)&a.memory, 64, a.bytes + !a.bytes) || !(a.before = malloc(a.bytes + !a.bytes)))
+    /* large ones at a page, as the pool has them: so addresses modulo 4 KiB are no matter of luck */
+    const size_t alignment = a.bytes < 4096 ? 64 : 4096;
+    if (posix_memalign((void **)&a.memory, alignment, a.bytes + !a.bytes) || !(a.before = malloc(a.bytes + !a.bytes)))
         abort();
     memset(a.memory, 0xA5, a.bytes);
     a.data = (char *)a.memory + GUARD + offset + before;
