@@ -113,6 +113,22 @@ def test_the_search_finds_a_planted_name():
         assert mentions(path, text) == []
 
 
+def left_by_a_tool(name):
+    """Caches and the like lie in hidden folders; of these two are ours."""
+    first = name.split("/")[0]
+    return "/." in name or (first.startswith(".") and first not in (".ci", ".github", ".gitignore"))
+
+
+def test_nothing_that_a_tool_left_is_kept():
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("not a git repository")
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    names = listed.stdout.split()
+    assert "setup.py" in names
+    assert [name for name in names if left_by_a_tool(name)] == []
+    assert left_by_a_tool(".mypy_cache/3.12/cache.0.db")
+
+
 def test_no_flag_that_changes_the_numbers():
     flags = [
         node.value
