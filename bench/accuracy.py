@@ -153,17 +153,26 @@ def beside_breakpoints(dtype, params, neighbours=512) -> np.ndarray:
 
 
 def doubles(count: int, seed: int) -> np.ndarray:
-    """Random bit patterns, all exponents near 1, the range of most activations, and the tails."""
-    rng = np.random.default_rng(seed)
-    x = np.concatenate(
+    """Random bit patterns, all exponents near 1, the range of most activations, and the tails.
+
+    The same on every machine, as the digests of a record are compared between them: no exp2, which
+    NumPy rounds as the processor suggests, and no uniform, whose product and sum a compiler fuses.
+    """
+    rng, quarter = np.random.default_rng(seed), count // 4
+    return np.concatenate(
         [
-            rng.integers(0, 2**64, count // 4, dtype=np.uint64).view(np.float64),
-            rng.choice([-1.0, 1.0], count // 4) * np.exp2(rng.uniform(-60, 12, count // 4)),
-            rng.uniform(-40, 40, count // 4),
-            rng.uniform(-760, 760, count - 3 * (count // 4)),
+            rng.integers(0, 2**64, quarter, dtype=np.uint64).view(np.float64),
+            scaled(rng, quarter, -60, 12),
+            rng.random(quarter) * 80 - 40,
+            rng.random(count - 3 * quarter) * 1520 - 760,
         ]
     )
-    return x
+
+
+def scaled(rng: np.random.Generator, count: int, lowest: int, highest: int) -> np.ndarray:
+    """Numbers of either sign from [2^lowest, 2^highest), as many of each exponent."""
+    sign = rng.choice([-1.0, 1.0], count)
+    return sign * np.ldexp(1 + rng.random(count), rng.integers(lowest, highest, count))
 
 
 def half_patterns(dtype: str) -> np.ndarray:
@@ -176,8 +185,7 @@ def half_patterns(dtype: str) -> np.ndarray:
 
 def any_factor(count: int, dtype, seed: int) -> np.ndarray:
     """dy of many magnitudes and both signs."""
-    rng = np.random.default_rng(seed)
-    return (rng.choice([-1.0, 1.0], count) * np.exp2(rng.uniform(-20, 20, count))).astype(dtype)
+    return scaled(np.random.default_rng(seed), count, -20, 20).astype(dtype)
 
 
 # ---- measurements ----------------------------------------------------------------------------
