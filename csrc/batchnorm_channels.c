@@ -457,6 +457,8 @@ static void plan_kept(fa_job *j)
     const ptrdiff_t bytes = (j->blocks * FA_BLOCK + FA_LANES) * j->tile_size;
     j->keeps_g = j->whole && j->backward && j->activation && !j->bn->g && 2 * bytes <= fa_l2_bytes() &&
                  !(j->by_sign && j->direct[DY]); /* then it is dy that is kept, as it is gathered */
+    if (j->g == j->out && !j->keeps_g)
+        j->stream = NULL; /* dx is written over g: its lines are in the cache */
     j->keeps_x = j->whole && !j->direct[X] && (1 + j->keeps_g) * bytes <= fa_l2_bytes();
     j->kept_bytes = (j->keeps_x + j->keeps_g) * bytes;
     j->fetches = j->whole && !j->direct[X] && j->x->strides[j->x->ndim - 1] == j->itemsize &&

@@ -20,7 +20,7 @@ enum {
     MOST_REPEATED = 512, /* columns of a matrix of repeated rows */
     GROUP = 4,           /* strips that the reduction takes at a time */
     TASKS = 4,           /* of the reduction a thread, at least */
-    ACROSS = 8           /* strips of a tile of the second pass, at most: so constants of one serve many rows */
+    ACROSS = 64          /* strips of a tile of the second pass, at most: whole rows, in the order of memory */
 };
 
 /* ---- the matrix ------------------------------------------------------------------------------------------ */
@@ -74,8 +74,11 @@ static void plan_matrix(fa_job *j)
     m->height = m->lanes; /* lanes take turns anew in each tile */
     while (2 * m->height * m->group * FA_LANES <= FA_TILE)
         m->height *= 2;
-    m->across = fa_at_most(m->strips, ACROSS);
+    /* the strip that goes beyond the right edge needs a buffer: it is a tile of its own */
+    m->across = m->width < FA_LANES ? 1 : fa_at_most(m->width / FA_LANES, ACROSS);
     m->down = FA_TILE / (m->across * FA_LANES);
+    if (j->g == j->out)
+        j->stream = NULL; /* dx is written over g: its lines are in the cache */
 }
 
 /* Some rows of some strips. */
