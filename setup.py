@@ -51,6 +51,7 @@ ARM = {"neon": [], "baseline": []}
 ISAS = {"x86_64": X86, "amd64": X86, "aarch64": ARM, "arm64": ARM}
 
 C_SOURCES = [
+    "activation_cost",
     "api",
     "batchnorm",
     "batchnorm_channels",

@@ -18,10 +18,10 @@
  * thread. */
 #include "batchnorm.h"
 
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "activation_cost.h"
 #include "batchnorm_job.h"
 #include "dispatch.h"
 #include "memory.h"
@@ -243,44 +243,19 @@ static fa_cost *cost_of(const fa_job *j)
     return &costs[bn->real - FA_FLOAT32][bn->activation + 1][2 * j->backward + !j->training][j->passes + 3 * more];
 }
 
-/* Nanoseconds an element that the activation's kernels take, on one thread, in the caches: measured once. */
-static _Atomic float activation_costs[4][FA_ACTIVATION_COUNT][2];
-
-static _Atomic float *activation_cost(const fa_job *j)
-{
-    return &activation_costs[j->bn->real - FA_FLOAT32][j->bn->activation][j->backward];
-}
-
-static void measure_activation(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
-{
-    const fa_job *j = job;
-    _Alignas(64) double dy[FA_BLOCK], z[FA_BLOCK];
-    float least = 0;
-    (void)begin, (void)end, (void)worker;
-    fa_fill(j, dy, FA_BLOCK, 1.0);
-    for (int i = 0; i < FA_BLOCK; i++)
-        fa_fill(j, (char *)z + i * j->tile_size, 1, (i % 64 - 32) / 8.0);
-    for (int round = 0; round < 5; round++) { /* what disturbs only adds */
-        const double start = fa_nanoseconds();
-        if (j->backward)
-            j->activation->backward[FA_UNIFORM](dy, z, dy, FA_BLOCK, j->bn->params);
-        else
-            j->activation->forward[FA_UNIFORM](z, dy, FA_BLOCK, j->bn->params);
-        const float each = (float)((fa_nanoseconds() - start) / FA_BLOCK);
-        least = round == 0 || each < least ? each : least;
-    }
-    atomic_store(activation_cost(j), least);
-}
-
 /* More than an eighth of a nanosecond for a byte of the result: about what it costs a thread to move another byte to
  * memory and back (docs/design.md). */
-static int is_costly(fa_job *j)
+static int is_costly(const fa_job *j)
 {
-    if (!j->activation)
-        return 0;
-    if (atomic_load(activation_cost(j)) == 0)
-        fa_parallel_for(1, 1, measure_activation, j);
-    return atomic_load(activation_cost(j)) > 0.125f * (float)j->itemsize;
+    return j->activation && fa_activation_cost(j->activation, j->bn->real, j->bn->activation, j->backward) >
+                                0.125f * (float)j->itemsize;
+}
+
+/* Past the caches, where the result would not stay there: but not where the pass that writes it is busy computing,
+ * which hides how long ordinary stores take. */
+static int had_better_stream(const fa_job *j, ptrdiff_t size)
+{
+    return !j->half && (j->backward || !j->costly) && fa_worth_streaming(size * j->itemsize * (2 + j->backward));
 }
 
 /* Whether a gradient that depends on the sign of z alone is all that is asked for. */
@@ -330,7 +305,7 @@ static int start(fa_job *j, const fa_batchnorm *bn)
     j->by_sign = is_by_sign(j);
     fa_cost *cost = cost_of(j);
     j->threads = fa_threads_for(size, cost);
-    j->stream = !j->half && fa_worth_streaming(size * j->itemsize * (2 + j->backward)) ? isa->stream : NULL;
+    j->stream = had_better_stream(j, size) ? isa->stream : NULL;
     j->by_rows = channels_last(j->x) && channels_last(j->out) && channels_last(j->dy) && channels_last(bn->residual) &&
                  channels_last(bn->g);
     j->g = bn->g ? bn->g : worth_keeping(j, size) ? j->out : NULL;

@@ -11,6 +11,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "activation_cost.h"
 #include "dispatch.h"
 #include "memory.h"
 #include "parallel.h"
@@ -30,6 +31,7 @@ typedef struct {
     fa_dtype dtype[FA_MAX_OPERANDS];
     ptrdiff_t rows, columns;           /* of a whole tile */
     ptrdiff_t row_tiles, column_tiles; /* per two-dimensional slice */
+    ptrdiff_t skew;                    /* columns that the first tile lacks: see find_skew */
 } job;
 
 typedef struct {
@@ -62,6 +64,8 @@ static int is_param(const job *j, int k)
 {
     return k < j->ninputs && k >= j->ndata;
 }
+
+enum { LINE = 64 }; /* bytes of a line of the cache */
 
 /* ---- one tile -------------------------------------------------------------------------------------- */
 
@@ -118,6 +122,15 @@ static void *result_of(const job *j, int k, const tile *t, buffers *b)
     return is_direct(j, k, t) && !j->stream ? t->ptr[k] : (void *)b->out[k - j->ninputs];
 }
 
+/* What the next tile will read: stores past the caches leave processors nothing that would tell them to. */
+static void fetch_next(const job *j, const tile *t)
+{
+    const ptrdiff_t bytes = t->rows * t->columns * j->itemsize;
+    for (int k = 0; k < j->ndata; k++)
+        for (ptrdiff_t at = is_direct(j, k, t) ? 0 : bytes; at < bytes; at += LINE)
+            __builtin_prefetch(t->ptr[k] + bytes + at, 0, 3);
+}
+
 /* To another dtype goes what the dtype computed in would hold, as in NumPy's own casts. */
 static void send(const job *j, int k, const tile *t, void *result)
 {
@@ -125,10 +138,12 @@ static void send(const job *j, int k, const tile *t, void *result)
         return;
     if (fa_is_half(j->op->real) && j->dtype[k] != j->op->real)
         fa_half_kernels_of(j->op->real)->round(result, t->rows * t->columns);
-    if (j->stream && is_direct(j, k, t))
+    if (j->stream && is_direct(j, k, t)) {
+        fetch_next(j, t);
         j->stream(t->ptr[k], result, (size_t)(t->rows * t->columns * j->itemsize));
-    else
-        scatter(j, k, t, result, j->tile);
+        return;
+    }
+    scatter(j, k, t, result, j->tile);
 }
 
 static void run_gated(const job *j, const tile *t, buffers *b, const char *const *in)
@@ -189,12 +204,13 @@ static void run_tile(const job *j, const tile *t, buffers *b)
 static void locate(const job *j, ptrdiff_t index, tile *t)
 {
     const int last = j->ndim - 1;
-    ptrdiff_t at[2] = {0, index % j->column_tiles * j->columns}; /* row, column */
+    const ptrdiff_t begin = index % j->column_tiles * j->columns - j->skew, end = begin + j->columns;
+    ptrdiff_t at[2] = {0, begin > 0 ? begin : 0}; /* row, column */
     index /= j->column_tiles;
     if (j->ndim > 1)
         at[0] = index % j->row_tiles * j->rows;
     index /= j->row_tiles;
-    t->columns = fa_at_most(j->shape[last] - at[1], j->columns);
+    t->columns = fa_at_most(j->shape[last], end) - at[1];
     t->rows = 1;
     if (j->ndim > 1)
         t->rows = fa_at_most(j->shape[last - 1] - at[0], j->rows);
@@ -313,13 +329,21 @@ static int all_direct(const job *j)
     return j->noperands == j->ninputs + 1;
 }
 
+/* What is streamed in tiles begins with a line, so that no line is written in two parts, which costs a detour. */
+static ptrdiff_t find_skew(const job *j)
+{
+    const ptrdiff_t lead = (ptrdiff_t)(-(uintptr_t)j->data[j->ninputs] % LINE) / j->itemsize;
+    return j->stream && j->ndim == 1 && lead > 0 && lead < j->columns ? j->columns - lead : 0;
+}
+
 static void choose_tiles(job *j)
 {
     const int last = j->ndim - 1;
     const ptrdiff_t widest = all_direct(j) ? DIRECT_COLUMNS : FA_BLOCK;
     j->columns = fa_at_most(j->shape[last], widest);
     j->rows = j->columns < FA_BLOCK ? FA_BLOCK / j->columns : 1;
-    j->column_tiles = (j->shape[last] + j->columns - 1) / j->columns;
+    j->skew = find_skew(j);
+    j->column_tiles = (j->shape[last] + j->skew + j->columns - 1) / j->columns;
     j->row_tiles = j->ndim > 1 ? (j->shape[last - 1] + j->rows - 1) / j->rows : 1;
     j->uniform = 1;
     for (int k = j->ndata; k < j->ninputs; k++) {
@@ -332,6 +356,16 @@ static fa_cost *cost_of(const fa_op *op)
 {
     static fa_cost costs[4][FA_ACTIVATION_COUNT + FA_GATED_COUNT][2];
     return &costs[op->real - FA_FLOAT32][op->activation + (op->gated ? FA_ACTIVATION_COUNT : 0)][op->backward];
+}
+
+/* Past the caches, where the result would not stay there: but not where kernels compute for so long that ordinary
+ * stores take no time of their own (docs/design.md). */
+static int had_better_stream(const job *j, ptrdiff_t size)
+{
+    const fa_op *op = j->op;
+    return fa_worth_streaming(size * j->itemsize * (j->ndata + 1)) && !op->gated && !fa_is_half(op->real) &&
+           fa_activation_cost(&j->kernels->activation[op->activation], op->real, op->activation, op->backward) <
+               0.05f * (float)j->itemsize;
 }
 
 void fa_elementwise(const fa_op *op, int ndim, const ptrdiff_t *shape, const fa_operand *operands)
@@ -361,7 +395,7 @@ void fa_elementwise(const fa_op *op, int ndim, const ptrdiff_t *shape, const fa_
         memcpy(j.strides[k], operands[k].strides, (size_t)ndim * sizeof *shape);
     }
     order_axes(&j);
-    j.stream = fa_worth_streaming(size * j.itemsize * (j.ndata + 1)) ? fa_active()->stream : NULL;
+    j.stream = had_better_stream(&j, size) ? fa_active()->stream : NULL;
     choose_tiles(&j);
     tiles = j.row_tiles * j.column_tiles;
     for (int axis = 0; axis < j.ndim - 2; axis++)

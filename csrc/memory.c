@@ -1,43 +1,71 @@
 #include "memory.h"
 
-#if defined(__linux__)
 #include <stdio.h>
+#include <string.h>
+#if defined(__linux__)
 #include <unistd.h>
 #endif
 
+#include "parallel.h"
+
+enum { LEAST_SHARE = 8 << 20 }; /* of the last level: somebody is always idle */
+
 static ptrdiff_t l2 = 1 << 20, llc = 8 << 20; /* where the system does not say */
 
-#if defined(__linux__)
-/* The size of a cache as the kernel tells it ("32768K"), or 0.  sysconf is not asked first: on servers it
- * adds up the third-level caches of every core complex, of which a core can use only its own. */
-static ptrdiff_t sysfs_cache(int level)
+/* A line of what the kernel tells of the caches of the first CPU; 0 where it does not. */
+static int tells(const char *root, int index, const char *what, char line[512])
 {
-    for (int index = 0; index < 8; index++) {
-        char path[80], unit = 0;
-        long found = 0, size = 0;
-        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/level", index);
-        FILE *file = fopen(path, "r");
-        if (!file)
-            return 0;
-        int read = fscanf(file, "%ld", &found);
-        fclose(file);
-        if (read != 1 || found != level)
+    char path[512];
+    const int length = snprintf(path, sizeof path, "%s/sys/devices/system/cpu/cpu0/cache/index%d/%s", root, index, what);
+    FILE *file = length < (int)sizeof path ? fopen(path, "r") : NULL;
+    if (!file)
+        return 0;
+    const int read = fgets(line, 512, file) != NULL;
+    fclose(file);
+    return read;
+}
+
+/* "32768K" */
+static ptrdiff_t bytes_in(const char *size)
+{
+    char *unit;
+    const long n = strtol(size, &unit, 10);
+    return n < 0 ? 0 : n * (*unit == 'K' ? 1L << 10 : *unit == 'M' ? 1L << 20 : 1);
+}
+
+/* "0-3,8-11" */
+static ptrdiff_t cpus_in(const char *list)
+{
+    ptrdiff_t cpus = 0;
+    for (const char *at = list; at; at = strchr(at, ',')) {
+        char *end;
+        at += *at == ',';
+        const long first = strtol(at, &end, 10);
+        cpus += end == at ? 0 : *end == '-' ? strtol(end + 1, NULL, 10) - first + 1 : 1;
+    }
+    return cpus;
+}
+
+/* sysconf is not asked first: on servers it adds up the third-level caches of every core complex, of which a core can
+ * use only its own. */
+ptrdiff_t fa_cache_bytes(const char *root, int level, int cpus)
+{
+    char line[512];
+    for (int index = 0; index < 8 && tells(root, index, "level", line); index++) {
+        if (strtol(line, NULL, 10) != level)
             continue;
-        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/size", index);
-        if (!(file = fopen(path, "r")))
-            return 0;
-        read = fscanf(file, "%ld%c", &size, &unit);
-        fclose(file);
-        return read < 1 ? 0 : size * (unit == 'K' ? 1024 : unit == 'M' ? 1 << 20 : 1);
+        const ptrdiff_t size = tells(root, index, "size", line) ? bytes_in(line) : 0;
+        const ptrdiff_t sharers = tells(root, index, "shared_cpu_list", line) ? cpus_in(line) : 0;
+        const ptrdiff_t share = cpus > 0 && cpus < sharers ? size / sharers * cpus : size;
+        return share >= LEAST_SHARE || size < LEAST_SHARE ? share : LEAST_SHARE;
     }
     return 0;
 }
-#endif
 
 void fa_memory_init(void)
 {
 #if defined(__linux__)
-    ptrdiff_t l2_size = sysfs_cache(2), l3_size = sysfs_cache(3);
+    ptrdiff_t l2_size = fa_cache_bytes("", 2, 0), l3_size = fa_cache_bytes("", 3, fa_usable_cpus());
 #if defined(_SC_LEVEL2_CACHE_SIZE) && defined(_SC_LEVEL3_CACHE_SIZE)
     l2_size = l2_size ? l2_size : sysconf(_SC_LEVEL2_CACHE_SIZE);
     l3_size = l3_size ? l3_size : sysconf(_SC_LEVEL3_CACHE_SIZE);

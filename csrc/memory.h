@@ -29,9 +29,13 @@ static inline void fa_aligned_free(void *memory)
 
 /* Whether a call that touches this many bytes should write its result past the caches. */
 int fa_worth_streaming(ptrdiff_t bytes);
-/* The caches, in bytes: one core's second level, and the last level. */
+/* The caches, in bytes: one core's second level, and of the last level the share of the CPUs that the process may
+ * use. */
 ptrdiff_t fa_l2_bytes(void);
 ptrdiff_t fa_llc_bytes(void);
+/* As Linux tells it, or 0: a cache, or the share of so many of the CPUs that it belongs to (0: all of them).  `root`
+ * stands before every path: "" for this machine. */
+ptrdiff_t fa_cache_bytes(const char *root, int level, int cpus);
 void fa_memory_init(void);
 
 #endif

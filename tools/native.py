@@ -41,6 +41,7 @@ WRAPPED = [
     "fa_worth_streaming",
     "fa_l2_bytes",
     "fa_llc_bytes",
+    "fa_activation_cost",
     "malloc",
     "calloc",
 ]

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "activation_cost.h"
 #include "cgroup.h"
 #include "dispatch.h"
 #include "memory.h"
@@ -33,6 +34,15 @@ static void write_file(const char *folder, const char *name, const char *content
         exit(1);
     fputs(content, file);
     fclose(file);
+}
+
+static void write_cache(int index, const char *level, const char *size, const char *sharers)
+{
+    char folder[80];
+    snprintf(folder, sizeof folder, "/sys/devices/system/cpu/cpu0/cache/index%d", index);
+    write_file(folder, "level", level);
+    write_file(folder, "size", size);
+    write_file(folder, "shared_cpu_list", sharers);
 }
 
 static int expect(const char *what, double want, double got)
@@ -63,6 +73,13 @@ int main(int argc, char **argv)
     wrong += expect("threads", fa_threading() ? 3 : 1, fa_get_num_threads());
     wrong += expect("a processor", 1, fa_usable_cpus() > 0);
     wrong += expect("a clock", 1, tells_nanoseconds());
+    for (int backward = 0; backward < 2; backward++)
+        for (int again = 0; again < 2; again++) {
+            const fa_activation_kernels *kernels = fa_kernels_for(FA_FLOAT32)->activation;
+            wrong += expect("a cost", 1, fa_activation_cost(kernels, FA_FLOAT32, 0, backward) > 0);
+            kernels = fa_kernels_for(FA_FLOAT16)->activation;
+            wrong += expect("another", 1, fa_activation_cost(kernels, FA_FLOAT16, 0, backward) > 0);
+        }
     wrong += expect("no such instruction set", -1, fa_select_isa("none"));
     if (!mkdtemp(root))
         return 1;
@@ -80,5 +97,16 @@ int main(int argc, char **argv)
     write_file("/sys/fs/cgroup/memory/d/e", "memory.limit_in_bytes", "3000000\n");
     wrong += expect("version 1", 2, fa_cgroup_cpus(root));
     wrong += expect("version 1, bytes", 3e6, (double)fa_cgroup_memory(root));
+    wrong += expect("no caches", 0, (double)fa_cache_bytes(root, 3, 2));
+    write_cache(0, "2\n", "2048K\n", "0\n");
+    write_cache(1, "3\n", "32M\n", "0-7,16-23\n");
+    wrong += expect("a cache", 2 << 20, (double)fa_cache_bytes(root, 2, 1));
+    wrong += expect("a whole cache", 32 << 20, (double)fa_cache_bytes(root, 3, 16));
+    wrong += expect("a cache for any", 32 << 20, (double)fa_cache_bytes(root, 3, 0));
+    wrong += expect("a share", 12 << 20, (double)fa_cache_bytes(root, 3, 6));
+    wrong += expect("the least share", 8 << 20, (double)fa_cache_bytes(root, 3, 1));
+    wrong += expect("no such cache", 0, (double)fa_cache_bytes(root, 4, 1));
+    write_cache(1, "3\n", "4194304\n", "unknown\n");
+    wrong += expect("a cache of nobody", 4 << 20, (double)fa_cache_bytes(root, 3, 1));
     return wrong > 0;
 }
