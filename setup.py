@@ -13,6 +13,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+from itertools import takewhile
 from pathlib import Path
 
 import Cython
@@ -116,7 +117,10 @@ class BuildExt(build_ext):
             setattr(self.compiler, name, kept)
 
     def compiler_command(self):
-        return ["clang-cl"] if self.msvc else self.compiler.compiler_so[:1]
+        """The words of the command without its flags: CC may be "ccache gcc"."""
+        if self.msvc:
+            return ["clang-cl"]
+        return list(takewhile(lambda word: not word.startswith("-"), self.compiler.compiler_so))
 
     def spell(self, flags):
         """The flags as the compiler wants them: clang-cl takes clang's behind a prefix."""
@@ -185,7 +189,7 @@ class BuildExt(build_ext):
 
     def build_macros(self):
         macros = [(f"FA_HAVE_{isa.upper()}", "1") for isa in isas()]
-        compiler = self.compiler_command()[0].replace('"', "")
+        compiler = self.compiler_command()[-1].replace('"', "")
         # those of the kernels, which every instruction set's own are added to
         text = " ".join([compiler, *NUMERICS, *self.gcc_only(), *self.openmp])
         return [*macros, ("FA_BUILD_FLAGS", f'"{text}"')]

@@ -80,9 +80,11 @@ def pytest_terminal_summary(terminalreporter):
     files = Counter(Path(report.nodeid.split("::")[0]).name for report in passed)
     threads = terminalreporter.config.getoption("parallel_threads", None)  # pytest-run-parallel
     step = "pytest" if threads in (None, 1, "1") else "parallel"
+    if step == "parallel" and not getattr(sys, "_is_gil_enabled", lambda: True)():
+        step = "free_threaded"
     figures = {"step": step, "isa": ISA, "passed": dict(sorted(files.items()))}
     figures["failed"] = len(failed)
-    if step == "parallel":
+    if step != "pytest":
         figures |= {"threads": int(threads), "python": platform.python_version()}
     (Path(folder) / f"{step}.json").write_text(json.dumps(figures, indent=1) + "\n")
 
