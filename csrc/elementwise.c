@@ -183,7 +183,7 @@ static void run_activation(const job *j, const tile *t, buffers *b, const char *
 
 static void run_tile(const job *j, const tile *t, buffers *b)
 {
-    const char *in[FA_MAX_DATA];
+    const char *in[FA_MAX_DATA] = {NULL};
     for (int k = 0; k < j->ndata; k++) {
         in[k] = t->ptr[k];
         if (!is_direct(j, k, t)) {

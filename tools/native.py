@@ -300,8 +300,11 @@ TSAN = Flavour(
 )  # fmt: skip
 PLAIN = Flavour("plain")
 THREADS = Flavour("plain-threads", main="threads")
-# without optimisation, as gcc's manual advises: inlined loops confuse it
-ANALYZER = Flavour("analyzer", ("-fanalyzer", "-O0"), main="", isas=(), wrapped=False)
+# without optimisation, as gcc's manual advises: inlined loops confuse it; and with more patience
+ANALYZER = Flavour(
+    "analyzer", ("-fanalyzer", "--param=analyzer-bb-explosion-factor=20", "-O0"),
+    main="", isas=(), wrapped=False,
+)  # fmt: skip
 ARM = Flavour(
     "aarch64", compiler="aarch64-linux-gnu-gcc", machine="aarch64", link=("-static",)
 )  # fmt: skip
