@@ -218,8 +218,8 @@ def check_python(python: str, version: str, scratch: Path, cache: Path, options)
     with tarfile.open(sdist) as archive:
         archive.extractall(scratch / "sources", filter="data")
     (sources,) = (scratch / "sources").iterdir()
-    numpys = [PYTHONS[version], NEWEST]
-    for numpy in numpys[here:][:1] if options.quick else numpys:
+    one = NEWEST if here else PYTHONS[version]
+    for numpy in [one] if options.quick else [PYTHONS[version], NEWEST]:
         say(f"CPython {version}, {numpy}")
         name = re.sub(r"\W", "", numpy)
         clean = clean_environment(python, wheel, numpy, scratch / name, options.quick)

@@ -50,11 +50,11 @@ ptrdiff_t __wrap_fa_llc_bytes(void)
     return now_here.llc;
 }
 
-/* Every other one is cheap. */
+/* Three in four surroundings have cheap ones, which are streamed. */
 float __wrap_fa_activation_cost(const fa_activation_kernels *kernels, fa_dtype real, int activation, int backward)
 {
-    (void)kernels, (void)real, (void)backward;
-    return (activation + now_here.threads) % 2 ? 100.0f : 0.001f;
+    (void)kernels, (void)real, (void)activation, (void)backward;
+    return now_here.l2 == 1 << 15 ? 100.0f : 0.001f;
 }
 
 static int fails(void)
