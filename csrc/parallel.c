@@ -181,6 +181,51 @@ static int positive(const char *text)
     return text && end != text && value > 0 && value < 1 << 20 ? (int)value : 0;
 }
 
+/* ---- whether threads start -------------------------------------------------------------------------- */
+
+#if defined(_OPENMP) && !defined(_WIN32)
+static _Thread_local int largest_team = 1; /* that this thread has run */
+
+static void *pass_gate(void *gate)
+{
+    pthread_mutex_lock(gate);
+    pthread_mutex_unlock(gate);
+    return NULL;
+}
+
+/* Whether the system gives so many threads at once. */
+static int can_start(int threads)
+{
+    pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+    pthread_t *started = malloc((size_t)threads * sizeof *started);
+    int n = 0;
+    pthread_mutex_lock(&gate);
+    while (started && n < threads && !pthread_create(started + n, NULL, pass_gate, &gate))
+        n++;
+    pthread_mutex_unlock(&gate);
+    for (int k = 0; k < n; k++)
+        pthread_join(started[k], NULL);
+    free(started);
+    return n == threads;
+}
+
+/* Runtimes of OpenMP end the process where a thread does not start: no memory, or a limit on processes.  So a team
+ * larger than any that this thread has had is tried first.  The threads are gone again when OpenMP starts its own,
+ * and others may have taken their place: that is rare, the limit by itself is not. */
+static int has_threads(int team)
+{
+    if (team > largest_team && can_start(team - 1))
+        largest_team = team;
+    return team <= largest_team;
+}
+#elif !defined(FA_SERIAL)
+static int has_threads(int team)
+{
+    (void)team; /* the system's pools do without */
+    return 1;
+}
+#endif
+
 #if !defined(_WIN32) && !defined(FA_SERIAL)
 /* libgomp waits for a thread's pool when that thread ends.  In a child the pool does not exist: the forking thread,
  * should it end there before the process does, would wait for ever.  So it gives its pool back before; the next
@@ -189,6 +234,7 @@ static void before_fork(void)
 {
 #if defined(_OPENMP) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 9
     omp_pause_resource_all(omp_pause_soft);
+    largest_team = 1;
 #endif
 }
 
@@ -341,8 +387,12 @@ void fa_parallel_for(ptrdiff_t ntasks, int threads, fa_task_fn task, void *conte
     if (threads > 1 && !atomic_load(&forked)) {
         region r = {.team = reserve(threads), .task = task, .context = context};
         if (r.team > 1) {
+            const int starts = has_threads(r.team);
             share_out(&r, ntasks);
-            run_parallel(&r);
+            if (starts)
+                run_parallel(&r);
+            else
+                run_worker(&r, 0);
             atomic_fetch_sub(&busy, r.team);
             return;
         }

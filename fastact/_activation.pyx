@@ -691,6 +691,10 @@ cdef class Backward(_Function):
 
     cdef Activation owner
 
+    def __cinit__(self, Activation owner not None):
+        self.owner = owner
+        self.init(owner._row, True, owner.gated)
+
     @property
     def __doc__(self):
         two = self.takes_gradient()
@@ -738,7 +742,7 @@ cdef class Activation(_Function):
     cdef readonly bint gated
     cdef readonly int _row
 
-    def __init__(self, int row, bint gated=False):
+    def __cinit__(self, int row, bint gated=False):
         from types import MappingProxyType
 
         cdef int rows = FA_GATED_COUNT if gated else FA_ACTIVATION_COUNT
@@ -752,9 +756,7 @@ cdef class Activation(_Function):
         self.source = (<bytes>info.source).decode()
         self.max_ulp = info.max_ulp
         self.parameters = MappingProxyType(dict(zip(self.param_names, self.fallbacks)))
-        self.backward = Backward.__new__(Backward)
-        self.backward.init(row, True, gated)
-        self.backward.owner = self
+        self.backward = Backward(self)
 
     def document_parameters(self):
         lines = ""

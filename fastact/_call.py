@@ -30,6 +30,7 @@ class Call:
     kept: np.ndarray  # x as it was given
     x: np.ndarray
     y: np.ndarray
+    result: Any  # y as the caller gets it: `out` itself
     axis: int
     count: int  # elements a channel
     training: bool
@@ -66,7 +67,7 @@ class Call:
 
 def is_lazy(x: object) -> bool:
     """Whether x is an array of dask."""
-    return type(x).__module__.partition(".")[0] == "dask" and hasattr(x, "to_delayed")
+    return str(type(x).__module__).partition(".")[0] == "dask" and hasattr(x, "to_delayed")
 
 
 def check_call(
@@ -92,7 +93,8 @@ def check_call(
 ) -> Call:
     """`features`: the number of channels that x has to have; save_for_backward None: no backward
     follows."""
-    given, x = x, checks.float_array("x", x)
+    kept = checks.as_given("x", x)
+    x = checks.native(kept)
     training = checks.flag("training", training)
     axis, channels, count = checks.geometry(x, axis)
     if features is not None and channels != features:
@@ -101,9 +103,9 @@ def check_call(
         )
     eps = checks.real_number("eps", eps, 0.0, float("inf"))
     rule = update_rule(momentum, convention)
+    weight, bias = checks.read_once("weight", weight), checks.read_once("bias", bias)
     weight64 = checks.per_channel("weight", weight, channels)
     bias64 = checks.per_channel("bias", bias, channels)
-    kept = given if type(given) is np.ndarray else x
     added = None if residual is None else checks.like_x("residual", residual, x)
     read_again = {"x": kept, "residual": added}
     running = check_running(running_mean, running_var, read_again, channels, training)
@@ -120,7 +122,7 @@ def check_call(
         may_be = (*may_be, "residual")
     y = checks.output(out, x, may_be=may_be, apart={**read_again, **small})
     return Call(
-        kept, x, y, axis, count, training, weight64, bias64,
+        kept, x, y, y if out is None else out, axis, count, training, weight64, bias64,
         checks.gradient_dtype(weight), checks.gradient_dtype(bias), eps, running, rule, fused,
         added, counted, saves_output,
     )  # fmt: skip
@@ -216,10 +218,10 @@ def finish(
     context = BatchNormContext(
         None if from_output else call.kept if kept.x is None else kept.x, mean, var, total,
         call.training, call.axis, table, call.fused, call.weight_dtype, call.bias_dtype, comm,
-        call.residual, call.counted, call.y if from_output else None,
+        call.residual, call.counted, checks.own_view(call.y) if from_output else None,
         kept.saved if from_output else INPUT if kept.x is None else kept.saved, kept.lost,
     )  # fmt: skip
-    return call.y, context
+    return call.result, context
 
 
 # ---- several processes -----------------------------------------------------------------------

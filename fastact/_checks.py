@@ -23,12 +23,12 @@ ACCEPTED = "float16, bfloat16, float32 or float64"
 
 
 def real_number(name: str, value: Any, low: float, high: float) -> float:
-    if isinstance(value, (str, bytes, complex, np.complexfloating, bool, np.bool_)):
-        raise TypeError(f"{name}: expected a real number, got {type(value).__name__}")
+    if not is_number(value):
+        raise TypeError(f"{name}: expected a real number, got {described(value)}")
     try:
         number = float(value)
     except (TypeError, ValueError):
-        raise TypeError(f"{name}: expected a real number, got {type(value).__name__}") from None
+        raise TypeError(f"{name}: expected a real number, got {described(value)}") from None
     except OverflowError:
         number = math.inf
     if not low <= number <= high or math.isinf(number):
@@ -38,10 +38,29 @@ def real_number(name: str, value: Any, low: float, high: float) -> float:
     return number
 
 
+def is_number(value: object) -> bool:
+    """Whether it is one by its type: float() would read numbers out of texts and buffers, too."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        number = value.dtype.kind in "iu" or is_float(value.dtype) or value.dtype.kind == "f"
+        return number and value.shape == () and not isinstance(value, np.ma.MaskedArray)
+    kind = type(value)
+    is_real = hasattr(kind, "__float__") or hasattr(kind, "__index__")
+    return is_real and not isinstance(value, (bool, complex))
+
+
+def described(value: object) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{type(value).__name__} of {value.dtype}, shape {value.shape}"
+    return type(value).__name__
+
+
 def integer(name: str, value: Any) -> int:
-    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
-    return operator.index(value)
+    try:
+        if not isinstance(value, (bool, np.bool_)):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise TypeError(f"{name}: expected an integer, got {described(value)}")
 
 
 def flag(name: str, value: object) -> bool:
@@ -81,13 +100,29 @@ def float_dtype(dtype: Any) -> np.dtype:
     return known.newbyteorder("=")
 
 
-def float_array(name: str, value: object) -> np.ndarray:
-    """A native array of floats; the data itself wherever it is one already."""
+def own_view(array: np.ndarray) -> np.ndarray:
+    """The same memory under a shape and dtype of our own: what is checked stays so, whatever other
+    threads, or other arguments when they are read, do to the caller's object meanwhile."""
+    view: np.ndarray = array[...]
+    return view
+
+
+def as_given(name: str, value: object) -> np.ndarray:
+    """An array of floats in any byte order; the data itself wherever it is one already."""
     refuse_foreign(name, value)
-    array = np.asarray(value)
+    array = own_view(np.asarray(value))
     if not is_float(array.dtype):
         raise TypeError(f"{name}: dtype {array.dtype} is not accepted; expected {ACCEPTED}")
+    return array
+
+
+def native(array: np.ndarray) -> np.ndarray:
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def float_array(name: str, value: object) -> np.ndarray:
+    """A native array of floats; the data itself wherever it is one already."""
+    return native(as_given(name, value))
 
 
 def like_x(name: str, value: object, x: np.ndarray) -> np.ndarray:
@@ -125,11 +160,20 @@ def vector(name: str, value: object, channels: int) -> np.ndarray:
     return array
 
 
-def gradient_dtype(value: object) -> np.dtype | None:
+def read_once(name: str, value: object) -> np.ndarray | None:
+    """What an argument is as an array, or None: to be asked for once, since it might say something
+    else the next time."""
+    if value is None:
+        return None
+    refuse_foreign(name, value)
+    return own_view(np.asarray(value))
+
+
+def gradient_dtype(value: np.ndarray | None) -> np.dtype | None:
     """The dtype in which the gradient of weight or bias is returned."""
     if value is None:
         return None
-    dtype = np.asarray(value).dtype
+    dtype = value.dtype
     return dtype.newbyteorder("=") if is_float(dtype) else np.dtype(np.float64)
 
 
@@ -158,20 +202,23 @@ def same_elements(a: np.ndarray, b: np.ndarray) -> bool:
 def output(
     out: object, x: np.ndarray, *, may_be: tuple[str, ...], apart: Mapping[str, Any]
 ) -> np.ndarray:
-    """The array to write: like x, and apart from everything in `apart`; what is named in `may_be`
-    may also be the very elements that are written."""
+    """The array to write (a view of `out`): like x, and apart from everything in `apart`; what is
+    named in `may_be` may also be the very elements that are written."""
     if out is None:
         return new_like(x, x.dtype.num)
     if type(out) is not np.ndarray:
         raise TypeError(f"out: expected a numpy.ndarray, got {type(out).__name__}")
+    out = own_view(out)
     if out.dtype != x.dtype:
         raise TypeError(f"out: dtype {out.dtype} is not accepted; expected x's, {x.dtype}")
     if out.shape != x.shape:
         raise ValueError(f"out: shape {out.shape} is not accepted; expected x's, {x.shape}")
     if not out.flags.writeable:
-        raise ValueError("out: read-only")
+        raise ValueError("out: read-only; expected an array that can be written")
     if has_internal_overlap(out):
-        raise ValueError("out: several of its elements share memory")
+        raise ValueError(
+            "out: several of its elements share memory; expected memory for each of them"
+        )
     for name, other in apart.items():
         if other is None or (name in may_be and same_elements(out, other)):
             continue

@@ -54,14 +54,14 @@ class BatchNormContext:
     Attributes
     ----------
     x : numpy.ndarray or None
-        The input itself, not a copy: changing it before the backward makes the gradient wrong.
-        None where y is kept instead.
+        A view of the input, not a copy: changing its elements before the backward makes the
+        gradient wrong. None where y is kept instead.
     y : numpy.ndarray or None
-        The output itself, with ``save_for_backward="output"``; the same holds of it.
+        A view of the output, with ``save_for_backward="output"``; the same holds of it.
     saved : Saved
         Which of the two, and what of x is kept beside y.
     residual : numpy.ndarray or None
-        What was added, itself too.
+        What was added, a view too.
     mean, var : numpy.ndarray
         float64 of shape (C,), read-only: the statistics that normalised x (var is biased).
     count : int or float

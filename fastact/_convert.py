@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastact import _checks as checks
+from fastact._environment import in_default_environment
 
 TORCH = ("weight", "bias", "running_mean", "running_var")
 KERAS = ("gamma", "beta", "moving_mean", "moving_variance")
@@ -26,6 +27,7 @@ def numbers(value: Any) -> np.ndarray:
 # ---- folding ---------------------------------------------------------------------------------
 
 
+@in_default_environment
 def fold_batch_norm(
     weight: object, bias: object, bn: object, *, axis: object = 0, eps: object = None
 ) -> tuple[np.ndarray, np.ndarray]:

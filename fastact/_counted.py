@@ -19,6 +19,7 @@ class Counted:
 
     mask: np.ndarray | None  # uint8; None: all
     weights: np.ndarray | None  # float64, 0 where masked; None: 1
+    size: int  # elements of a channel
     values: int  # how many count
     total: float  # the sum of the weights
     first: np.ndarray  # LANES elements whose mean is near the values
@@ -48,7 +49,12 @@ def check_weight(weight: object, shape: tuple[int, ...]) -> np.ndarray:
     array = checks.real_values("sample_weight", weight)
     if not np.isfinite(array).all() or (array < 0).any():
         raise ValueError("sample_weight: negative or not finite; expected weights from 0 on")
-    return broadcast("sample_weight", array, shape)
+    weights = broadcast("sample_weight", array, shape)
+    with np.errstate(over="ignore"):
+        total = weights.sum()
+    if not np.isfinite(total):
+        raise ValueError("sample_weight: the sum of a channel overflows; expected smaller weights")
+    return weights
 
 
 def broadcast(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -72,7 +78,7 @@ def padded(array: np.ndarray, dtype: type) -> np.ndarray:
 def of_mask(mask: np.ndarray) -> Counted:
     values = int(np.count_nonzero(mask))
     whole = None if values == mask.size else padded(mask, np.uint8)
-    return Counted(whole, None, values, values, filled(first_true(mask)), None)
+    return Counted(whole, None, mask.size, values, values, filled(first_true(mask)), None)
 
 
 def of_weights(weights: np.ndarray) -> Counted:
@@ -87,8 +93,8 @@ def of_weights(weights: np.ndarray) -> Counted:
         shares[:most] = weights[first] / weights[first].sum()
     mask = None if values == weights.size else padded(counts, np.uint8)
     return Counted(
-        mask, padded(weights, np.float64), values, int(total) if total.is_integer() else total,
-        filled(first), shares,
+        mask, padded(weights, np.float64), weights.size, values,
+        int(total) if total.is_integer() else total, filled(first), shares,
     )  # fmt: skip
 
 

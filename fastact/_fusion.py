@@ -64,12 +64,13 @@ def fuse(activation: object, params: object, channels: int) -> Fused:
         if default is None and params.get(name) is None:
             raise TypeError(f"{where}: missing; {function.name} requires it")
         if name in function.learned:
-            value = checks.real_values(where, params[name])
+            given = checks.read_once(where, params[name])
+            value = checks.real_values(where, given)
             if value.shape not in ((), (channels,)):
                 raise ValueError(
                     f"{where}: shape {value.shape} is not accepted; expected () or ({channels},)"
                 )
-            learned, shape, dtype = name, value.shape, checks.gradient_dtype(params[name])
+            learned, shape, dtype = name, value.shape, checks.gradient_dtype(given)
             values.append(np.array(np.broadcast_to(value, (channels,))))
         else:
             number = checks.real_number(where, params.get(name, default), -math.inf, math.inf)

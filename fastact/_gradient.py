@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from fastact import _checks as checks
@@ -24,10 +26,29 @@ def check_context(ctx: object) -> BatchNormContext:
     return ctx
 
 
+def check_fits(ctx: BatchNormContext, name: str, kept: np.ndarray) -> None:
+    """Whether what a context holds still belongs together: of its arrays, shapes can be changed."""
+    channels, axis = ctx._table.shape[-1], ctx._axis
+    counted, residual = ctx._counted, ctx.residual
+    if kept.ndim <= axis or kept.shape[axis] != channels:
+        raise ValueError(
+            f"ctx.{name}: shape {kept.shape} is not the one of the forward call, which had "
+            f"{channels} channels on axis {axis}; expected the context as it was returned"
+        )
+    if residual is not None:
+        checks.like_x("ctx.residual", residual, kept)
+    if counted is not None and counted.size * channels != kept.size:
+        raise ValueError(
+            f"ctx.{name}: {kept.size} elements, but mask or sample_weight had "
+            f"{counted.size * channels}; expected the context as it was returned"
+        )
+
+
 def check_backward(dy: object, ctx: BatchNormContext, out: object) -> Checked:
     """dy, x (or y, which gives it again), the arrays to write: dx, and g where it is wanted."""
     given, name = (ctx.x, "x") if ctx.y is None else (ctx.y, "y")
     kept = checks.float_array(f"ctx.{name}", given)
+    check_fits(ctx, name, kept)
     checked = checks.like_x("dy", dy, kept)
     apart = {"dy": checked, name: given, "residual": ctx.residual}
     dx = checks.output(out, kept, may_be=("dy",), apart=apart)
@@ -56,7 +77,7 @@ def backward(dy: object, ctx: BatchNormContext, out: object) -> BatchNormGradien
     checked, kept, dx, g = check_backward(dy, ctx, out)
     sums = np.zeros((SUMS, len(ctx.mean)))
     differentiate(_kernels.BOTH_PASSES, checked, kept, dx, g, ctx, sums)
-    return collect(dx, g, ctx, sums)
+    return collect(dx if out is None else out, g, ctx, sums)
 
 
 @in_default_environment
@@ -74,11 +95,11 @@ def backward_on_all(dy: object, ctx: BatchNormContext, out: object) -> BatchNorm
 
     sums = exchange(group, reduce, own.size).sum(axis=0).reshape(own.shape)  # in order of ranks
     differentiate(_kernels.SECOND_PASS, checked, kept, dx, g, ctx, sums)
-    return collect(dx, g, ctx, sums)
+    return collect(dx if out is None else out, g, ctx, sums)
 
 
 def collect(
-    dx: np.ndarray, g: np.ndarray | None, ctx: BatchNormContext, sums: np.ndarray
+    dx: Any, g: np.ndarray | None, ctx: BatchNormContext, sums: np.ndarray
 ) -> BatchNormGradients:
     g_sum, gx_sum, param_sum = sums
     weight = bias = None

@@ -13,6 +13,7 @@ from fastact import _quick
 from fastact._activation import activation as find_activation
 from fastact._call import SAVES, forward
 from fastact._context import BatchNormGradients
+from fastact._environment import in_default_environment
 from fastact._fusion import fuse
 from fastact._normalization import batch_norm_backward
 from fastact._running import CONVENTIONS, MOMENTUM, cumulative, own_momentum
@@ -56,6 +57,7 @@ class BatchNorm:
     (2, 2)
     """
 
+    @in_default_environment
     def __init__(
         self,
         num_features: object,
@@ -127,6 +129,8 @@ class BatchNorm:
     ) -> tuple[Any, Any]:
         """(y, ctx): the re-entrant form, for ``fastact.batch_norm_backward(dy, ctx)``."""
         batches = checks.integer("num_batches_tracked", self.num_batches_tracked)
+        if batches < 0:
+            raise ValueError(f"num_batches_tracked: {batches} is out of range; expected 0 or more")
         training = self.training or not self.track_running_stats
         momentum = self.momentum
         if momentum is None:
@@ -186,6 +190,7 @@ class BatchNorm:
             state["num_batches_tracked"] = np.array(self.num_batches_tracked, dtype=np.int64)
         return state
 
+    @in_default_environment
     def load_state_dict(self, state: object) -> None:
         """Copy a `state_dict` in; all keys must be there, and no other.
 
@@ -201,7 +206,7 @@ class BatchNorm:
         if set(state) != expected:
             raise ValueError(
                 f"state: missing keys {sorted(expected - set(state))}, "
-                f"unexpected keys {sorted(set(state) - expected)}"
+                f"unexpected keys {sorted(set(state) - expected, key=str)}"
             )
         arrays = {key: checks.real_values(f"state[{key!r}]", state[key]) for key in own}
         for key, value in arrays.items():
@@ -209,6 +214,10 @@ class BatchNorm:
                 raise ValueError(
                     f"state[{key!r}]: shape {value.shape} is not accepted; "
                     f"expected {own[key].shape}"
+                )
+            if not own[key].flags.writeable:
+                raise ValueError(
+                    f"{key}: the layer's own array is read-only; expected one that can be written"
                 )
         batches = np.asarray(state.get("num_batches_tracked", 0))
         if batches.shape not in ((), (1,)) or batches.dtype.kind not in "iu" or batches.min() < 0:

@@ -53,13 +53,28 @@ class BatchNormSums:
     gx: np.ndarray
     param: np.ndarray
 
+    @in_default_environment
+    def __post_init__(self) -> None:
+        for name in ("g", "gx", "param"):
+            values = checks.real_values(name, getattr(self, name))
+            expected = values.size if name == "g" else self.g.size
+            if values.shape != (expected,):
+                raise ValueError(
+                    f"{name}: shape {values.shape} is not accepted; expected "
+                    f"{'(C,)' if name == 'g' else f'that of g, {self.g.shape}'}"
+                )
+            object.__setattr__(self, name, values)
+
+    @in_default_environment
     def __add__(self, other: object) -> BatchNormSums:
         if isinstance(other, int) and other == 0:  # where sum() begins
             return self
         if not isinstance(other, BatchNormSums):
             return NotImplemented
         if other.g.shape != self.g.shape:
-            raise ValueError(f"sums: of {self.g.size} and {other.g.size} channels")
+            raise ValueError(
+                f"sums: of {self.g.size} and {other.g.size} channels; expected the same number"
+            )
         return BatchNormSums(self.g + other.g, self.gx + other.gx, self.param + other.param)
 
     __radd__ = __add__
@@ -71,7 +86,7 @@ def check_stats(stats: object, channels: int) -> BatchStats:
     if stats.mean.size != channels:
         raise ValueError(f"stats: {stats.mean.size} channels; expected x's, {channels}")
     if not stats.count:
-        raise ValueError("stats: of no values at all")
+        raise ValueError("stats: of no values at all; expected at least one a channel")
     return stats
 
 
@@ -96,6 +111,7 @@ def check_part(
     it is the very elements of one of `may_be`; None where nothing is written."""
     x = checks.float_array("x", x)
     axis, channels, count = checks.geometry(x, axis)
+    weight, bias = checks.read_once("weight", weight), checks.read_once("bias", bias)
     table = table_of(check_stats(stats, channels))
     added = None if residual is None else checks.like_x("residual", residual, x)
     y = x
@@ -106,6 +122,7 @@ def check_part(
         kept=x,
         x=x,
         y=y,
+        result=y if out is None else out,
         axis=axis,
         count=count,
         training=True,
@@ -189,7 +206,8 @@ def batch_norm_apply(
         sample_weight=sample_weight, out=out, apart={}, may_be=("x", "residual"),
     )  # fmt: skip
     normalise(call, False, table)
-    return call.y
+    y: np.ndarray = call.result
+    return y
 
 
 @in_default_environment
@@ -316,4 +334,4 @@ sample_weight
         g, again = new_like(call.x, call.x.dtype.num), np.zeros((SUMS, call.channels))
         differentiate(_kernels.FIRST_PASS, dy, call.x, None, g, context, again)
     differentiate(_kernels.SECOND_PASS, dy, call.x, call.y, g, context, total)
-    return collect(call.y, g, context, total)
+    return collect(call.result, g, context, total)

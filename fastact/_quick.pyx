@@ -20,6 +20,9 @@ from fastact._kernels import MEAN, RSTD, STATISTICS, VAR
 
 cnp.import_array()
 
+cdef extern from "numpy/arrayobject.h":
+    cnp.ndarray PyArray_View(cnp.ndarray, void *dtype, void *type)
+
 cdef int MEAN_ROW = MEAN, VAR_ROW = VAR, RSTD_ROW = RSTD, TABLE_ROWS = STATISTICS
 
 
@@ -33,6 +36,16 @@ cdef inline bint is_data(object a):
         return False
     kind = cnp.PyArray_TYPE(<cnp.ndarray>a)
     return (kind == cnp.NPY_FLOAT or kind == cnp.NPY_DOUBLE) and cnp.PyArray_ISBEHAVED_RO(<cnp.ndarray>a)
+
+
+cdef cnp.ndarray own_view(object a):
+    """The same memory under a shape that nobody else can change: other threads might, and what garbage collection
+    calls."""
+    return PyArray_View(<cnp.ndarray>a, NULL, NULL)
+
+
+cdef object own_view_or_none(object a):
+    return own_view(a) if type(a) is cnp.ndarray else a
 
 
 cdef inline bint is_vector(object a, ptrdiff_t channels):
@@ -84,6 +97,16 @@ cdef bint can_be_written(object out, cnp.ndarray x):
     return (is_data(out) and cnp.PyArray_TYPE(<cnp.ndarray>out) == cnp.PyArray_TYPE(x)
             and cnp.PyArray_SAMESHAPE(<cnp.ndarray>out, x) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out)
             and (cnp.PyArray_IS_C_CONTIGUOUS(<cnp.ndarray>out) or cnp.PyArray_IS_F_CONTIGUOUS(<cnp.ndarray>out)))
+
+
+cdef bint are_same(cnp.ndarray a, cnp.ndarray b):
+    """Whether arrays of one shape are the same elements."""
+    if cnp.PyArray_DATA(a) != cnp.PyArray_DATA(b):
+        return False
+    for d in range(cnp.PyArray_NDIM(a)):
+        if cnp.PyArray_STRIDE(a, d) != cnp.PyArray_STRIDE(b, d):
+            return False
+    return True
 
 
 cdef bint is_apart_from_all(cnp.ndarray out, tuple others):
@@ -198,7 +221,10 @@ def forward(x, weight, bias, running_mean, running_var, training, momentum, eps,
     for argument in unusual:
         if argument is not None:
             return None
-    if not (is_data(x) and (computes or training is False) and convention == "torch"
+    if not is_data(x):
+        return None
+    into, x, out = out, own_view(x), own_view_or_none(out)
+    if not ( (computes or training is False) and convention == "torch"
             and (save_for_backward is None or save_for_backward == "input")
             and in_range(eps, 0.0, DBL_MAX) and in_range(momentum, 0.0, 1.0)):
         return None
@@ -212,7 +238,7 @@ def forward(x, weight, bias, running_mean, running_var, training, momentum, eps,
         return None
     if out is not None and not (
             can_be_written(out, x)
-            and ((out is x and save_for_backward is None) or is_apart(out, x))
+            and ((save_for_backward is None and are_same(out, x)) or is_apart(out, x))
             and is_apart_from_all(out, (weight, bias, running_mean, running_var))):
         return None
     found = find(activation)
@@ -220,8 +246,9 @@ def forward(x, weight, bias, running_mean, running_var, training, momentum, eps,
         return None
     environment = enter_environment()
     try:
-        return run(x, weight, bias, running_mean, running_var, computes, momentum, eps, position, found[0], found[1],
-                   save_for_backward is not None, out)
+        y, context = run(x, weight, bias, running_mean, running_var, computes, momentum, eps, position, found[0],
+                         found[1], save_for_backward is not None, out)
+        return (y if into is None else into), context
     finally:
         leave_environment(environment)
 
@@ -257,6 +284,15 @@ cdef tuple run(cnp.ndarray x, object weight, object bias, object running_mean, o
     return y, BatchNormContext(x, mean, var, bn.count, training, axis, table, fused, dtype_of(weight), dtype_of(bias))
 
 
+cdef bint fits(object ctx, cnp.ndarray x):
+    """Whether the channels of x are those of the context's table: the shape of ctx.x can be changed."""
+    cdef cnp.ndarray table = ctx._table
+    cdef int axis = ctx._axis
+    return (cnp.PyArray_TYPE(table) == cnp.NPY_DOUBLE and cnp.PyArray_NDIM(table) == 2
+            and cnp.PyArray_DIM(table, 0) == TABLE_ROWS and cnp.PyArray_IS_C_CONTIGUOUS(table)
+            and axis < cnp.PyArray_NDIM(x) and cnp.PyArray_DIM(table, 1) == cnp.PyArray_DIM(x, axis))
+
+
 cdef bint is_narrowed_to(object dtype):
     """Whether `narrowed` knows it; half precision goes the long way."""
     return dtype is None or (<cnp.dtype>dtype).num in (cnp.NPY_FLOAT, cnp.NPY_DOUBLE)
@@ -274,22 +310,25 @@ def backward(dy, ctx, out):
     cdef uint64_t environment
     if not (is_ordinary(ctx) and is_data(dy)):
         return None
-    x = ctx.x
-    if not (is_data(x) and cnp.PyArray_TYPE(x) == cnp.PyArray_TYPE(dy) and cnp.PyArray_SAMESHAPE(x, dy)):
+    if not is_data(ctx.x):
         return None
-    if out is not None and not (can_be_written(out, x) and is_apart(out, x) and (out is dy or is_apart(out, dy))):
+    into, dy, x, out = out, own_view(dy), own_view(ctx.x), own_view_or_none(out)
+    if not (cnp.PyArray_TYPE(x) == cnp.PyArray_TYPE(dy) and cnp.PyArray_SAMESHAPE(x, dy) and fits(ctx, x)):
+        return None
+    if out is not None and not (can_be_written(out, x) and is_apart(out, x)
+                                and (are_same(out, dy) or is_apart(out, dy))):
         return None
     found = find(ctx._fused.name)
     if found is None or found[0] is not ctx._fused:
         return None
     environment = enter_environment()
     try:
-        return differentiate(dy, x, ctx, found[1], out)
+        return differentiate(dy, x, ctx, found[1], out, into)
     finally:
         leave_environment(environment)
 
 
-cdef object differentiate(cnp.ndarray dy, cnp.ndarray x, object ctx, int row, object out):
+cdef object differentiate(cnp.ndarray dy, cnp.ndarray x, object ctx, int row, object out, object into):
     cdef int axis = ctx._axis, status, i
     cdef bint training = ctx.training
     cdef fa_batchnorm bn = problem(x, axis, row, ctx._fused.values, False)
@@ -306,4 +345,4 @@ cdef object differentiate(cnp.ndarray dy, cnp.ndarray x, object ctx, int row, ob
         raise MemoryError("fastact.batch_norm: no memory for the partial sums")
     weight = None if ctx._weight is None else narrowed(ctx._weight, bn.channels, each[1], statistics.rstd)
     bias = None if ctx._bias is None else narrowed(ctx._bias, bn.channels, each[0], NULL)
-    return BatchNormGradients(dx, weight, bias)
+    return BatchNormGradients(dx if into is None else into, weight, bias)

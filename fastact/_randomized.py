@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from fastact._activation import activations
+from fastact._environment import in_default_environment
 from fastact._protocols import is_foreign, numbers_of
 
 DEFAULTS: Mapping[str, Any] = activations["rrelu"].parameters  # all of them numbers
 
 
+@in_default_environment
 def rrelu_training(
     x: Any,
     generator: np.random.Generator,

@@ -147,7 +147,18 @@ def _select_isa():
         )
 
 
+cdef int MOST_THREADS = 4096
+
+
+def _check_threads():
+    """What OMP_NUM_THREADS says is OpenMP's matter; the variable of our own is right or refused."""
+    text = os.environ.get("FASTACT_NUM_THREADS", "")
+    if text and not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= MOST_THREADS):
+        raise ImportError(f"FASTACT_NUM_THREADS={text!r}: expected a number from 1 to {MOST_THREADS}")
+
+
 _select_isa()
+_check_threads()
 fa_memory_init()
 fa_parallel_init()
 
@@ -253,8 +264,8 @@ cdef int _thread_count(object n) except -1:
     if isinstance(n, bool) or not hasattr(n, "__index__"):
         raise TypeError(f"n: the number of threads must be an integer, got {type(n).__name__}")
     n = n.__index__()
-    if not 1 <= n <= 4096:
-        raise ValueError(f"n: the number of threads must be between 1 and 4096, got {n}")
+    if not 1 <= n <= MOST_THREADS:
+        raise ValueError(f"n: the number of threads must be between 1 and {MOST_THREADS}, got {n}")
     return n
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from fastact import _checks as checks
 from fastact import _kernels
 from fastact._counted import Counted, count_in
+from fastact._environment import in_default_environment
 
 ROWS = 4  # mean and m2, each the sum of two float64
 
@@ -45,20 +46,20 @@ class BatchStats:
     count: float
     mean: np.ndarray
     m2: np.ndarray
-    _rows: Any = field(default=None, repr=False)  # numpy.ndarray; None: to be made of the others
+    _rows: Any = field(init=False, repr=False)  # numpy.ndarray: the others with their errors
 
+    @in_default_environment
     def __post_init__(self) -> None:
-        if self._rows is None:
-            count = checks.real_number("count", self.count, 0.0, float("inf"))
-            mean, m2 = checks.real_values("mean", self.mean), checks.real_values("m2", self.m2)
-            for name, value in (("mean", mean), ("m2", m2)):
-                if value.shape != (mean.size,):
-                    raise ValueError(f"{name}: shape {value.shape} is not accepted; expected (C,)")
-            if (m2 < 0).any():
-                raise ValueError("m2: negative; expected sums of squares, at least 0")
-            rows = np.zeros((ROWS, mean.size))
-            rows[0], rows[2] = mean, m2
-            self._fill(int(count) if count.is_integer() else count, rows)
+        count = checks.real_number("count", self.count, 0.0, float("inf"))
+        mean, m2 = checks.real_values("mean", self.mean), checks.real_values("m2", self.m2)
+        for name, value in (("mean", mean), ("m2", m2)):
+            if value.shape != (mean.size,):
+                raise ValueError(f"{name}: shape {value.shape} is not accepted; expected (C,)")
+        if (m2 < 0).any():
+            raise ValueError("m2: negative; expected sums of squares, at least 0")
+        rows = np.zeros((ROWS, mean.size))
+        rows[0], rows[2] = mean, m2
+        self._fill(int(count) if count.is_integer() else count, rows)
 
     def _fill(self, count: float, rows: np.ndarray) -> None:
         rows.flags.writeable = False
@@ -70,6 +71,7 @@ class BatchStats:
         return _stats, (self.count, np.array(self._rows))
 
     @property
+    @in_default_environment
     def var(self) -> np.ndarray:
         """The biased variance, ``m2 / count``, of shape (C,); NaN without values."""
         if not self.count:
@@ -114,6 +116,7 @@ def stats_of(x: np.ndarray, axis: int, values: int, counted: Counted | None = No
     return _stats(count, np.array(rows))
 
 
+@in_default_environment
 def batch_norm_stats(
     x: object, axis: object = 1, *, mask: object = None, sample_weight: object = None
 ) -> BatchStats:
@@ -152,6 +155,7 @@ def batch_norm_stats(
     return stats_of(array, position, count if counted is None else counted.values, counted)
 
 
+@in_default_environment
 def merge_stats(*stats: BatchStats) -> BatchStats:
     """The statistics of all parts together, in the order given.
 
