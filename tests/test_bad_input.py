@@ -1,8 +1,10 @@
 """Bad input: the right exception names the argument, and nothing has been written."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
-from conftest import LEARNED, PLAIN, SCALAR
+from conftest import LEARNED, PLAIN, SCALAR, once, python
 
 import fastact as fa
 
@@ -215,3 +217,77 @@ def test_raw_bytes_are_no_output():
         with pytest.raises(TypeError, match="out has dtype"):
             next(iter(fa.gated.values())).backward(x, x, x, out=outs)
         assert not outs[0].any()
+
+
+# ---- what looks like a number ------------------------------------------------------------------
+
+NO_NUMBERS = {
+    "text": "0.5", "bytes": b"1", "a buffer": bytearray(b"1"), "a view": memoryview(b"1"),
+    "True": True, "complex": 1 + 0j, "an array of text": np.array("0.5"),
+    "of bytes": np.array(b"1"), "of bool": np.array(True), "of one": np.array([0.5]),
+    "raw": np.void(b"1"), "masked": np.ma.masked, "None": None,
+}  # fmt: skip
+
+
+@once
+@pytest.mark.parametrize("what", NO_NUMBERS)
+def test_what_is_no_number_is_no_eps(what):
+    for call in (fa.batch_norm, fa.batch_norm_forward):
+        with pytest.raises(TypeError, match="eps: expected a real number, got "):
+            call(np.ones((4, 3)), training=True, eps=NO_NUMBERS[what])
+
+
+@once
+@pytest.mark.parametrize(
+    "number", [0, 1, np.int8(1), np.float16(0.5), np.longdouble(0.5), np.array(0.5), Fraction(1, 2)]
+)
+def test_numbers_of_all_kinds_are(number):
+    x = np.arange(12.0).reshape(4, 3)
+    want = fa.batch_norm(x, training=True, eps=float(number))
+    np.testing.assert_array_equal(fa.batch_norm(x, training=True, eps=number), want)
+
+
+@once
+def test_an_axis_that_is_an_array():
+    with pytest.raises(TypeError, match=r"axis: expected an integer, got ndarray of .* \(1,\)"):
+        fa.batch_norm(np.ones((4, 3)), training=True, axis=np.array([1]))
+
+
+@once
+def test_weights_whose_sum_overflows_change_nothing():
+    mean, var = np.zeros(3), np.ones(3)
+    with pytest.raises(ValueError, match="sample_weight: the sum of a channel overflows"):
+        fa.batch_norm(
+            np.ones((6, 3)), training=True, sample_weight=np.full(6, 1e308),
+            running_mean=mean, running_var=var,
+        )  # fmt: skip
+    assert (mean == 0).all()
+    assert (var == 1).all()
+
+
+@once
+def test_a_state_that_cannot_be_loaded_changes_nothing():
+    layer = fa.BatchNorm(3)
+    state = {k: v + 1 for k, v in layer.state_dict().items()}
+    layer.bias.flags.writeable = False
+    with pytest.raises(ValueError, match="bias: the layer's own array is read-only"):
+        layer.load_state_dict(state)
+    assert (layer.weight == 1).all()
+    with pytest.raises(ValueError, match="unexpected keys"):
+        layer.load_state_dict(state | {1: 0, "a": 0})
+
+
+@once
+def test_batches_that_are_negative():
+    layer = fa.BatchNorm(3, momentum=None)
+    layer.num_batches_tracked = -1
+    with pytest.raises(ValueError, match="num_batches_tracked: -1 is out of range"):
+        layer(np.ones((4, 3), np.float32))
+
+
+@once
+@pytest.mark.parametrize("threads", ["abc", "0", "-1", "3.5", "5000", "1" * 30])
+def test_a_number_of_threads_in_the_environment_that_is_none(threads):
+    status, _, err = python("import fastact", FASTACT_NUM_THREADS=threads)
+    assert status != 0
+    assert f"FASTACT_NUM_THREADS={threads!r}: expected a number from 1 to 4096" in err

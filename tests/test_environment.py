@@ -13,6 +13,7 @@ import pytest
 from conftest import (
     FLOATS,
     GATED,
+    LEARNED,
     NAMES,
     assert_same_bits,
     call,
@@ -133,6 +134,72 @@ def test_batch_norm(mxcsr, scale, dtype):
     for a, b in zip(got, want, strict=True):
         assert_same_bits(a, b)
     assert after & ~0x3F == mxcsr & ~0x3F  # the layer's Python divides, and raises a flag
+
+
+SMALL = np.array([3e-42, -7.0e-39, 1.5, -2.7, 1e30, 0.1], dtype=np.float32)
+WEIGHT = np.arange(12.0).reshape(2, 6).astype(np.float32) * np.float32(1e-3)
+THIRD, SIZE, STACK = SMALL / 3, np.abs(SMALL), np.stack([SMALL, SMALL[::-1], SMALL * 3])
+SLOPES = np.linspace(0.1, 0.7, 6)
+
+
+def folded():
+    layer = fa.BatchNorm(6).eval()
+    layer.running_mean[:], layer.running_var[:] = SMALL, SIZE
+    return fa.fold_batch_norm(WEIGHT, SMALL, layer, axis=-1)
+
+
+def loaded():
+    layer = fa.BatchNorm(6, dtype=np.float32)
+    state = layer.state_dict()
+    layer.load_state_dict(state | {"weight": SLOPES, "bias": THIRD})
+    return [layer.weight, layer.bias]
+
+
+def learned():
+    f = LEARNED[0]
+    (name,) = fa.activations[f].learned
+    params = {name: SLOPES}
+    return [fa.BatchNorm(6, activation=f, activation_params=params).activation_params[name]]
+
+
+def stats(**options):
+    found = fa.batch_norm_stats(STACK, **options)
+    return [np.float64(found.count), found.mean, found.m2, found.var]
+
+
+def sums():
+    parts = [fa.BatchNormSums(SMALL, THIRD, SMALL) for _ in range(3)]
+    return [sum(parts).g, sum(parts).gx]
+
+
+def by_hand():
+    found = fa.BatchStats(0.7, SMALL, SIZE)
+    return [found.mean, found.m2, found.var]
+
+
+PYTHONS_OWN = {
+    "stats": stats,
+    "stats of weights": lambda: stats(sample_weight=np.array([0.1, 0.7, 1e-320])),
+    "BatchStats": by_hand,
+    "merge_stats": lambda: [fa.merge_stats(*[fa.BatchStats(0.1, SMALL, SIZE)] * 3).mean],
+    "BatchNormSums": sums,
+    "fold_batch_norm": folded,
+    "load_state_dict": loaded,
+    "a learned parameter": learned,
+    "rrelu_training": lambda: fa.rrelu_training(SMALL, np.random.default_rng(0), 0.1, 0.3),
+}
+
+
+@x86
+@once
+@each_environment
+@pytest.mark.parametrize("what", PYTHONS_OWN)
+def test_arithmetic_of_the_python_code(what, mxcsr):
+    want = PYTHONS_OWN[what]()
+    got, after = within(mxcsr, PYTHONS_OWN[what])
+    for a, b in zip(got, want, strict=True):
+        assert_same_bits(a, b)
+    assert after & ~0x3F == mxcsr & ~0x3F
 
 
 @x86
