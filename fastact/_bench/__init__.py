@@ -28,7 +28,8 @@ SUITES = {
     "scaling": "threads, growth with the size, few channels, small arrays",
     "memory": "what a call takes, what a training step keeps",
 }
-WRONG, UNFINISHED = 1, 3
+WRONG, UNFINISHED, INTERRUPTED = 1, 3, 130
+BY_WEIGHT = (WRONG, INTERRUPTED, UNFINISHED, 0)  # of several suites, the first that came up counts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the suites. 0: all is right; 1: a result is wrong; 3: the time was up."""
+    """Run the suites. 0: all right; 1: a result is wrong, or a suite broke off; 3: time was up."""
     if unknown := [name for name in arguments.suites if name not in SUITES]:
         print(f"no suite {', '.join(unknown)}; there are {', '.join(SUITES)}", file=sys.stderr)
         return 2
@@ -59,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         folder = arguments.out or Path(scratch)
         statuses = run_suites(folder, arguments)
         show(folder, arguments)
-    return next((bad for bad in (WRONG, UNFINISHED) if bad in statuses), max(statuses))
+    return next(status for status in BY_WEIGHT if status in statuses)
 
 
 def run_suites(folder: Path, arguments: argparse.Namespace) -> set[int]:
@@ -84,7 +85,11 @@ def run_suite(name: str, isa: str | None, folder: Path, arguments: argparse.Name
     if not arguments.json:
         print(f"\n== {name}: {SUITES[name]}{f' [{isa}]' if isa else ''}", flush=True)
     quiet = subprocess.DEVNULL if arguments.json else None  # the records are printed at the end
-    return subprocess.run(command, stdout=quiet, check=False).returncode
+    status = subprocess.run(command, stdout=quiet, check=False).returncode
+    if status in BY_WEIGHT:
+        return status
+    print(f"{name}: ended with status {status}", file=sys.stderr)  # a signal has a negative one
+    return WRONG
 
 
 def show(folder: Path, arguments: argparse.Namespace) -> None:
