@@ -11,7 +11,7 @@ import pytest
 from conftest import GATED, ISA, LEARNED, NAMES, PLAIN, ROOT, once
 
 import fastact as fa
-from fastact import reference
+from fastact import _bench, reference
 from fastact.__main__ import main
 from fastact._bench import (
     batchnorm,
@@ -144,10 +144,46 @@ def test_an_unknown_suite_or_peer_or_activation(capsys):
     assert main(["bench", "speed"]) == 2
     assert "elementwise" in capsys.readouterr().err
     for options in (["--against", "tensorflow"], ["--activations", "softer"]):
-        with pytest.raises(SystemExit) as stop:
+        with pytest.raises(SystemExit, match="2"):
             run("elementwise", *options)
-        assert str(options[1]) in str(stop.value)
-        assert "numpy" in str(stop.value) or CURVED in str(stop.value)
+        told = capsys.readouterr().err
+        assert f"argument {options[0]}: no {options[1]}; there are " in told
+        assert "numpy" in told or CURVED in told
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--rounds", "-1"], ["--rounds", "0"], ["--rounds", "two"], ["--against", "tensorflow"],
+        ["--seconds", "-1"], ["--seconds", "nan"], ["--out", "taken"], ["--out", "taken/below"],
+        ["--html", "nowhere/page.html"], ["--html", "."],
+    ],
+)  # fmt: skip
+def test_a_wrong_option_stops_it_before_it_starts(monkeypatch, tmp_path, capsys, options):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(_bench, "run_suite", None)
+    (tmp_path / "taken").write_text("")
+    try:
+        status = main(["bench", "calls", "--json", *options])
+    except SystemExit as stop:
+        status = stop.code
+    assert status == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert f"{options[0]}: " in told.err
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_a_page_may_lie_beside_the_records(monkeypatch, tmp_path):
+    monkeypatch.setattr(_bench, "run_suite", lambda *_: 0)
+    out = tmp_path / "new"
+    assert main(["bench", "calls", "--out", str(out), "--html", str(out / "page.html")]) == 0
+
+
+def test_nothing_is_said_of_records_that_there_are_not(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(_bench, "run_suite", lambda *_: 1)
+    assert main(["bench", "calls", "--out", str(tmp_path)]) == 1
+    assert "wrote" not in capsys.readouterr().err
 
 
 # ---- wrong results, missing peers ------------------------------------------------------------

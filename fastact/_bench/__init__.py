@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import fastact
+from fastact._bench import options, peers
 
 if TYPE_CHECKING:
     from fastact._bench.report import Records
@@ -36,31 +37,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("suites", nargs="*", metavar="SUITE", help=f"of {', '.join(SUITES)} (default: all)")
     add("--quick", action="store_true", help="few cells, few rounds: under two minutes")
-    add("--rounds", type=int, metavar="N", help="rounds (default: 7; quick: 3)")
-    add("--against", metavar="LIST", help="some of numpy,scipy,numexpr,torch,compile,jax,onednn "
-        "(default: all that are there; quick: not compile)")  # fmt: skip
+    add("--rounds", type=options.count, metavar="N", help="rounds (default: 7; quick: 3)")
+    add("--against", type=options.names_of(peers.PEERS), metavar="LIST",
+        help=f"some of {','.join(peers.PEERS)} (default: all that are there; "
+        "quick: not compile)")  # fmt: skip
     add("--isa", action="append", metavar="NAME", choices=fastact.config()["isas"],
         help="hold fastact and its peers to an instruction set; may be repeated")  # fmt: skip
-    add("--out", type=Path, metavar="DIR", help="write records (JSON) and pictures (PNG) there")
+    add("--out", type=options.folder, metavar="DIR",
+        help="write records (JSON) and pictures (PNG) there")  # fmt: skip
     add("--html", type=Path, metavar="FILE", nargs="?", const=Path("fastact-bench.html"),
         help="write one self-contained page (default: %(const)s)")  # fmt: skip
     add("--no-pictures", action="store_true", help="records alone")
     add("--json", action="store_true", help="print the records as JSON, nothing else")
     add("--resume", action="store_true", help="go on with an interrupted run in --out")
-    add("--seconds", type=float, metavar="S",
+    add("--seconds", type=options.seconds, metavar="S",
         help=f"stop after about S seconds, with status {UNFINISHED}; --resume goes on")  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the suites. 0: all right; 1: a result is wrong, or a suite broke off; 3: time was up."""
-    if unknown := [name for name in arguments.suites if name not in SUITES]:
-        print(f"no suite {', '.join(unknown)}; there are {', '.join(SUITES)}", file=sys.stderr)
+    if words := objection(arguments):
+        print(words, file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.out or Path(scratch)
         statuses = run_suites(folder, arguments)
         show(folder, arguments)
     return next(status for status in BY_WEIGHT if status in statuses)
+
+
+def objection(arguments: argparse.Namespace) -> str:
+    """What is wrong with arguments that are right one by one, or nothing."""
+    if unknown := [name for name in arguments.suites if name not in SUITES]:
+        return f"no suite {', '.join(unknown)}; there are {', '.join(SUITES)}"
+    page = arguments.html
+    if page and page.parent != arguments.out and not options.can_write(page):
+        return f"--html: {page} given, a file in a folder that is there, or in --out, is accepted"
+    return ""
 
 
 def run_suites(folder: Path, arguments: argparse.Namespace) -> set[int]:
@@ -78,9 +91,11 @@ def run_suites(folder: Path, arguments: argparse.Namespace) -> set[int]:
 def run_suite(name: str, isa: str | None, folder: Path, arguments: argparse.Namespace) -> int:
     command = [sys.executable, "-m", f"fastact._bench.{name}", "--out", str(folder)]
     command += [f"--{flag}" for flag in ("quick", "resume", "json") if getattr(arguments, flag)]
-    for option in ("rounds", "against", "seconds"):
+    for option in ("rounds", "seconds"):
         if (value := getattr(arguments, option)) is not None:
             command += [f"--{option}", str(value)]
+    if arguments.against is not None:
+        command += ["--against", ",".join(arguments.against)]
     command += ["--isa", isa] if isa else []
     if not arguments.json:
         print(f"\n== {name}: {SUITES[name]}{f' [{isa}]' if isa else ''}", flush=True)
@@ -99,7 +114,7 @@ def show(folder: Path, arguments: argparse.Namespace) -> None:
     records = report.load(folder)
     if arguments.json:
         print(json.dumps(records, default=list))
-    if arguments.out and not arguments.no_pictures:
+    if arguments.out and records and not arguments.no_pictures:
         draw(records, folder)
     if arguments.html and records:
         page.write(records, arguments.html)

@@ -21,8 +21,9 @@ import fastact
 from fastact import reference
 from fastact._bench import floor, names
 from fastact._bench.elementwise import parameters
+from fastact._bench.options import names_of, words
 from fastact._bench.peers import Peers, with_mode
-from fastact._bench.suite import OWN, Cell, Group, Suite, WrongResult, main, words
+from fastact._bench.suite import OWN, Cell, Group, Suite, WrongResult, main
 from fastact._bench.timing import Contenders, Shape, Statement, Statements
 
 SHAPES = (
@@ -171,9 +172,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shapes", type=shape_list, metavar="LIST", help="32x64x56x56,...: N x C x H x W, N x C"
     )
-    parser.add_argument("--layouts", type=words, metavar="LIST", help="of NCHW, NHWC")
-    parser.add_argument("--activations", type=words, metavar="LIST", help="any of the table")
-    parser.add_argument("--modes", type=words, metavar="LIST", help=f"of {', '.join(MODES)}")
+    parser.add_argument("--layouts", type=names_of(LAYOUTS), metavar="LIST", help="of NCHW, NHWC")
+    parser.add_argument(
+        "--activations",
+        type=names_of(fastact.activations),
+        metavar="LIST",
+        help="any of the table",
+    )
+    parser.add_argument(
+        "--modes", type=names_of(MODES), metavar="LIST", help=f"of {', '.join(MODES)}"
+    )
 
 
 SUITE = Suite(

@@ -19,13 +19,15 @@ import numpy as np
 import fastact
 from fastact import reference
 from fastact._bench import floor, names
+from fastact._bench.options import names_of, words
 from fastact._bench.peers import Peers, with_mode
-from fastact._bench.suite import OWN, Cell, Group, Suite, WrongResult, main, words
+from fastact._bench.suite import OWN, Cell, Group, Suite, WrongResult, main
 from fastact._bench.timing import Statement, Statements
 
 SIZES = (1, 64, 4_096, 100_000, 1_000_000, 16_000_000)
 QUICK_SIZES = (64, 100_000)
 MODES = ("forward", "forward out", "backward", "backward out")
+EVERYTHING = (*fastact.activations, *fastact.gated)
 REQUIRED = 0.25  # the value of a parameter that has no default
 PERIOD = 1 << 16  # elements after which the data repeat: the reference has to be asked once
 CANCELLED = 2.0**-30
@@ -135,10 +137,7 @@ def build(name: str, n: int, found: Peers) -> Iterator[Cell]:
 
 def groups(options: argparse.Namespace) -> list[Group]:
     sizes = options.sizes or (QUICK_SIZES if options.quick else SIZES)
-    everything = [*fastact.activations, *fastact.gated]
-    chosen = options.activations or (names.QUICK if options.quick else everything)
-    if unknown := [name for name in chosen if name not in everything]:
-        sys.exit(f"--activations: no {', '.join(unknown)}; there are {', '.join(everything)}")
+    chosen = options.activations or (names.QUICK if options.quick else EVERYTHING)
     return [
         Group(
             {"activation": name, "n": n},
@@ -157,12 +156,16 @@ def modes_of(name: str, wanted: Sequence[str]) -> tuple[str, ...]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--activations", type=words, metavar="LIST", help="(default: all)")
+    parser.add_argument(
+        "--activations", type=names_of(EVERYTHING), metavar="LIST", help="(default: all)"
+    )
     parser.add_argument(
         "--sizes", type=lambda v: [int(float(n)) for n in words(v)], metavar="LIST",
         help=f"elements (default: {','.join(map(str, SIZES))})",
     )  # fmt: skip
-    parser.add_argument("--modes", type=words, metavar="LIST", help=f"of {', '.join(MODES)}")
+    parser.add_argument(
+        "--modes", type=names_of(MODES), metavar="LIST", help=f"of {', '.join(MODES)}"
+    )
 
 
 SUITE = Suite(

@@ -227,5 +227,4 @@ def page(records: report.Records) -> str:
 
 
 def write(records: report.Records, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page(records), encoding="utf-8")

@@ -13,12 +13,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 import fastact
 from fastact._bench import floor, peers, timing
+from fastact._bench.options import count, folder, names_of, seconds
 from fastact._bench.record import Record, text
 from fastact._bench.timing import Contender, Row
 from fastact._terminal import colour, fail, progress
@@ -57,16 +57,12 @@ class Suite:
 # ---- options ---------------------------------------------------------------------------------
 
 
-def words(value: str) -> list[str]:
-    return [word for word in value.split(",") if word]
-
-
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="few cells, few rounds")
-    parser.add_argument("--rounds", type=int, metavar="N", help="rounds (default: 7; quick: 3)")
+    parser.add_argument("--rounds", type=count, metavar="N", help="rounds (default: 7; quick: 3)")
     parser.add_argument(
         "--against",
-        type=words,
+        type=names_of(peers.PEERS),
         metavar="LIST",
         help=f"of {','.join(peers.PEERS)} (default: all; quick: all but compile)",
     )
@@ -74,12 +70,15 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         "--isa", metavar="NAME", choices=fastact.config()["isas"],
         help="hold fastact and its peers to an instruction set",
     )  # fmt: skip
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write the record (JSON) there")
+    parser.add_argument("--out", type=folder, metavar="DIR", help="write the record (JSON) there")
     parser.add_argument(
         "--resume", action="store_true", help="go on with an interrupted run of the same build"
     )
     parser.add_argument(
-        "--seconds", type=float, metavar="S", help=f"stop after S seconds with status {UNFINISHED}"
+        "--seconds",
+        type=seconds,
+        metavar="S",
+        help=f"stop after S seconds with status {UNFINISHED}",
     )
     parser.add_argument("--json", action="store_true", help="print the record, nothing else")
 
@@ -89,8 +88,6 @@ def settle_options(options: argparse.Namespace, suite: Suite) -> None:
     wanted = options.against
     if wanted is None:  # compiling takes minutes
         wanted = [name for name in suite.peers if not (options.quick and name == "compile")]
-    if unknown := [name for name in wanted if name not in peers.PEERS]:
-        sys.exit(f"--against: no {', '.join(unknown)}; there are {', '.join(peers.PEERS)}")
     options.against = [name for name in wanted if name in suite.peers]
 
 
