@@ -13,6 +13,7 @@ Rationale
 (b) *Types.* Every argument is converted to float64, which is exact for float32 and the smaller
     types; every result is a float64 array. A parameter means the number that was passed:
     0.01 is not its float32 neighbour. Constants of a definition are the published real numbers.
+    Arrays that know more than numbers (a mask, a unit, labels) are refused: it would be lost.
 (c) *Accuracy.* A few units in the last place (ULP) of the exact result everywhere, in the tails
     and among the subnormals too. Three things make that possible, each a helper below: an exponent
     is carried as an unevaluated sum hi + lo, since exp() turns a relative error u of its argument
@@ -52,15 +53,25 @@ _Value = Any  # a number or an array
 _quiet = np.errstate(all="ignore")
 
 
+def _array(name, value, dtype=np.float64):
+    """A plain array of a value; a class that has a ufunc's result its own way is not plain."""
+    kind = type(value)
+    plain = kind is np.ndarray or issubclass(kind, (np.generic, np.memmap))
+    if not plain and hasattr(kind, "__array_ufunc__"):
+        given = f"{kind.__module__}.{kind.__qualname__}"
+        raise TypeError(f"{name}: {given} given, plain arrays and numbers are accepted")
+    return np.asarray(value, dtype=dtype)
+
+
 def _float64(function):
     """Convert the arguments to float64 arrays, run without warnings, return float64 arrays."""
 
     @functools.wraps(function)
     @_quiet
     def wrapper(*args, **kwargs):
-        args = [np.asarray(value, dtype=np.float64) for value in args]
-        kwargs = {key: np.asarray(value, dtype=np.float64) for key, value in kwargs.items()}
         bound = inspect.signature(function).bind(*args, **kwargs)
+        for name, value in bound.arguments.items():
+            bound.arguments[name] = _array(name, value)
         bound.apply_defaults()
         result = function(*bound.args, **bound.kwargs)
         if isinstance(result, tuple):
@@ -860,6 +871,7 @@ activations = _collect(dict(globals()))
 def _gated(gradients):
     """Sum the gradients in x and gate, which have the broadcast shape, back to theirs."""
 
+    @_float64
     @functools.wraps(gradients)
     def wrapper(dy, x, gate):
         parts = gradients(dy, x, gate)
@@ -882,7 +894,7 @@ def glu(x, gate):
 @_gated
 def glu_backward(dy, x, gate):
     """(dx, dgate): dy s and dy x s (1 - s), s = logistic(gate)."""
-    return glu(dy, gate), sigmoid_backward(np.multiply(dy, x, dtype=np.float64), gate)
+    return glu(dy, gate), sigmoid_backward(dy * x, gate)
 
 
 @_float64
@@ -896,7 +908,7 @@ def swiglu(x, gate):
 @_gated
 def swiglu_backward(dy, x, gate):
     """(dx, dgate): dy silu(gate) and dy x silu'(gate)."""
-    return swiglu(dy, gate), silu_backward(np.multiply(dy, x, dtype=np.float64), gate)
+    return swiglu(dy, gate), silu_backward(dy * x, gate)
 
 
 @_float64
@@ -912,7 +924,7 @@ def geglu(x, gate):
 @_gated
 def geglu_backward(dy, x, gate):
     """(dx, dgate): dy gelu(gate) and dy x gelu'(gate)."""
-    return geglu(dy, gate), gelu_backward(np.multiply(dy, x, dtype=np.float64), gate)
+    return geglu(dy, gate), gelu_backward(dy * x, gate)
 
 
 @_float64
@@ -924,7 +936,7 @@ def reglu(x, gate):
 @_gated
 def reglu_backward(dy, x, gate):
     """(dx, dgate): dy max(gate, 0), and dy x where gate > 0."""
-    return reglu(dy, gate), relu_backward(np.multiply(dy, x, dtype=np.float64), gate)
+    return reglu(dy, gate), relu_backward(dy * x, gate)
 
 
 gated = {name: pair for name, pair in _collect(dict(globals())).items() if name not in activations}
@@ -1013,7 +1025,7 @@ def batch_norm_forward(
     Returns (y, ctx): a float64 array, and the Context for batch_norm_backward. Raises ValueError or
     TypeError before anything is written.
     """
-    x = np.asarray(x, dtype=np.float64)
+    x = _array("x", x)
     if x.ndim < 2:
         raise ValueError(f"x: rank {x.ndim} given, a rank of at least 2 is accepted")
     if not -x.ndim <= axis < x.ndim:
@@ -1027,7 +1039,7 @@ def batch_norm_forward(
     params = _check_activation(activation, activation_params, channels)
     shares = _shares(mask, sample_weight, np.delete(x.shape, axis))
     if residual is not None:
-        residual = np.asarray(residual, dtype=np.float64)
+        residual = _array("residual", residual)
         if residual.shape != x.shape:
             raise ValueError(f"residual: shape {residual.shape} given, {x.shape} is accepted")
     if shares is not None:
@@ -1070,7 +1082,7 @@ def batch_norm_backward(dy, ctx):
     """
     if np.shape(dy) != ctx.x.shape:
         raise ValueError(f"dy: shape {np.shape(dy)} given, {ctx.x.shape} is accepted")
-    dy = _rows(np.asarray(dy, dtype=np.float64), ctx.axis)
+    dy = _rows(_array("dy", dy), ctx.axis)
     h = _normalised(ctx)
     if ctx.shares is not None:
         dy = np.where(ctx.shares > 0, dy, 0.0)
@@ -1099,7 +1111,7 @@ def exact_stats(x, axis=1):
     textbook's sum(k^2) / n - (sum(k) / n)^2 is exact. Slow: for tests.
     """
     mean, var = [], []
-    for row in _rows(np.asarray(x, dtype=np.float64), axis).tolist():
+    for row in _rows(_array("x", x), axis).tolist():
         ratios = [value.as_integer_ratio() for value in row]
         n, d = len(ratios), max(denominator for _, denominator in ratios)  # powers of 2
         ks = [numerator * (d // denominator) for numerator, denominator in ratios]
@@ -1124,13 +1136,14 @@ def _shares(mask, sample_weight, shape):
     """How much each element of a channel counts, in logical order; None: all the same."""
     if mask is None and sample_weight is None:
         return None
-    if mask is not None and np.asarray(mask).dtype != bool:
-        raise TypeError(f"mask: dtype {np.asarray(mask).dtype} given, bool is accepted")
-    weight = np.asarray(1.0 if sample_weight is None else sample_weight, dtype=np.float64)
+    mask = _array("mask", True if mask is None else mask, dtype=None)
+    if mask.dtype != bool:
+        raise TypeError(f"mask: dtype {mask.dtype} given, bool is accepted")
+    weight = _array("sample_weight", 1.0 if sample_weight is None else sample_weight)
     if not np.isfinite(weight).all() or (weight < 0).any():
         raise ValueError("sample_weight: finite weights from 0 on are accepted")
     weight = np.broadcast_to(weight, shape)
-    return np.where(True if mask is None else np.broadcast_to(mask, shape), weight, 0.0).ravel()
+    return np.where(np.broadcast_to(mask, shape), weight, 0.0).ravel()
 
 
 def _centred(rows, shares=None):
@@ -1221,7 +1234,7 @@ def _per_channel(name, value, channels):
         return None
     if np.shape(value) != (channels,):
         raise ValueError(f"{name}: shape {np.shape(value)} given, ({channels},) is accepted")
-    return np.array(value, dtype=np.float64)
+    return _array(name, value).copy()
 
 
 def _check_updatable(name, value):
@@ -1245,7 +1258,7 @@ def _check_activation(activation, params, channels):
     defaults = {p.name: p.default for p in accepted if p.default is not p.empty}
     if set(names) - set(given) - set(defaults):
         raise TypeError(f"activation_params: {sorted(given)} given, {names} are needed")
-    merged = {name: np.array({**defaults, **given}[name], dtype=np.float64) for name in names}
+    merged = {name: _array(name, {**defaults, **given}[name]).copy() for name in names}
     for name, value in merged.items():
         if value.shape not in ((), (channels,)):
             raise ValueError(f"{name}: shape {value.shape} given, () or ({channels},) is accepted")

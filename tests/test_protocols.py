@@ -10,6 +10,7 @@ import pytest
 from conftest import GATED, LEARNED, NAMES, assert_same_bits, bfloat16, defaults, python, quiet
 
 import fastact as fa
+from fastact import reference
 
 SHAPE = (6, 4)
 PAIRS = [*LEARNED, *GATED]  # a backward gives two gradients
@@ -418,3 +419,60 @@ foreign = "dask xarray pandas pint astropy torch jax ml_dtypes scipy".split()
 print([name for name in foreign if name in sys.modules])
 """
     assert python(code) == (0, "[]", "")
+
+
+# ---- the reference -------------------------------------------------------------------------------
+
+
+def knows_more(kind, array):
+    """An array of a library that knows more of it than its numbers."""
+    if kind == "mask":
+        return np.ma.masked_array(array, np.zeros(np.shape(array), bool))
+    if kind == "astropy":
+        return pytest.importorskip("astropy.units").Quantity(array, "m")
+    if kind == "pint":
+        return pytest.importorskip("pint").UnitRegistry().Quantity(array, "m")
+    if kind == "xarray":
+        return pytest.importorskip("xarray").DataArray(array)
+    pandas = pytest.importorskip("pandas")
+    return (pandas.DataFrame if np.ndim(array) > 1 else pandas.Series)(array)
+
+
+knowing = pytest.mark.parametrize("kind", ["mask", "astropy", "pint", "xarray", "pandas"])
+
+
+@knowing
+@pytest.mark.parametrize("pairs", [reference.activations, reference.gated])
+def test_the_reference_refuses_what_it_would_strip(kind, pairs):
+    special, x = knows_more(kind, data()[0]), data()[0]
+    for name, (value, backward) in pairs.items():
+        rest = (x,) if name in GATED else defaults(name)
+        with pytest.raises(TypeError, match=r"^x: .* given, plain arrays and numbers are accepted"):
+            value(special, *rest)
+        with pytest.raises(TypeError, match=r"^x: "):
+            backward(x, special, *rest)
+        with pytest.raises(TypeError, match=r"^dy: "):
+            backward(special, x, *rest)
+
+
+def trained_by_the_reference(x, dy, **options):
+    ctx = reference.batch_norm_forward(x, **options)[1]
+    return reference.batch_norm_backward(dy, ctx)
+
+
+ARRAYS = {
+    "x": data(), "dy": data(), "weight": np.ones(4), "bias": np.ones(4),
+    "running_mean": np.ones(4), "running_var": np.ones(4), "residual": data(),
+    "mask": np.ones(6, bool), "sample_weight": np.ones(6),
+}  # fmt: skip
+
+
+@knowing
+@pytest.mark.parametrize("name", [*ARRAYS, LEARNED[0]])
+def test_batch_norm_of_the_reference_refuses_what_it_would_strip(kind, name):
+    given = {**ARRAYS, LEARNED[0]: np.ones(4)}
+    given[name] = knows_more(kind, given[name])
+    (key,) = fa.activations[LEARNED[0]].learned
+    given |= {"activation": LEARNED[0], "activation_params": {key: given.pop(LEARNED[0])}}
+    with pytest.raises(TypeError, match=rf"^{key if name == LEARNED[0] else name}: .* given"):
+        trained_by_the_reference(**given)
