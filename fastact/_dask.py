@@ -98,7 +98,8 @@ def check_lazy(options: Options, comm: object, save_for_backward: object) -> Non
     if options["training"] is True and options["running_mean"] is not None:
         raise TypeError(
             "running_mean: updated in place, which a dask array, computed later, cannot do; leave "
-            "it out, and update it with ctx.mean and ctx.var when they are computed"
+            "it out (of a layer: track_running_stats=False), and update it with ctx.mean and "
+            "ctx.var when they are computed"
         )
 
 

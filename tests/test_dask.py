@@ -132,6 +132,14 @@ def test_the_layer_in_evaluation():
     assert_same_bits(lazy.compute(), layer(x))
 
 
+def test_the_layer_in_training():
+    x = da.from_array(data(np.float32, 8), CHUNKS[1])
+    with pytest.raises(TypeError, match="track_running_stats=False"):
+        fa.BatchNorm(6)(x)
+    y = fa.BatchNorm(6, track_running_stats=False)(x)
+    assert_same_bits(y.compute(), fa.batch_norm(x, training=True).compute())
+
+
 def test_the_graph_can_be_sent():
     x = da.from_array(data(np.float32, 9), CHUNKS[1])
     y = fa.batch_norm(x, training=True, **options(LEARNED[0]))
