@@ -148,6 +148,9 @@ def sum_to(part: Foreign, argument: Foreign) -> Foreign:
 
 
 def sum_axes(part: Foreign, argument: Foreign, shape: Shape) -> Foreign:
+    if is_foreign(part) and not hasattr(part, "__array_ufunc__"):  # torch: sums in its own words
+        total = sum_axes(np.asarray(part), np.asarray(argument), shape)
+        return part.__array_wrap__(np.asarray(total))
     lead = tuple(range(part.ndim - len(shape)))
     ones = tuple([axis for axis in range(len(lead), part.ndim) if shape[axis - len(lead)] == 1])
     if hasattr(part, "iloc"):

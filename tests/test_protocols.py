@@ -268,6 +268,22 @@ class Logged:
         return Logged(self.array.astype(dtype))
 
 
+@pairs
+@pytest.mark.parametrize("shape", [(4,), (6, 1), (1, 4), (1,), ()])
+@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # torch's has an old form
+def test_a_tensor_is_summed_to_what_was_broadcast(name, shape):
+    torch = pytest.importorskip("torch")
+    other = np.full(shape, 0.25, np.float32)
+    tensors = [torch.from_numpy(array) for array in (data(seed=1), data(), other)]
+    results = function_of(name).backward(*tensors)
+    for got, want in zip(results, function_of(name).backward(data(seed=1), data(), other),
+                         strict=True):  # fmt: skip
+        assert isinstance(got, torch.Tensor)
+        assert tuple(got.shape) == np.shape(want)
+        assert got.numpy().dtype == want.dtype
+        close(got, want)
+
+
 class Shapeless:
     """It answers, but does not say of what shape."""
 
