@@ -16,6 +16,7 @@ import json
 import logging
 import re
 import textwrap
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import griffe
@@ -105,7 +106,7 @@ def of_docstring(text: str) -> str:
 def of_section(section: griffe.DocstringSection) -> str:
     kind, value = section.kind.value, section.value
     if kind == "text":
-        return value
+        return re.sub(r"^>>>.+(?:\n.+)*", r"```pycon\n\g<0>\n```", value, flags=re.MULTILINE)
     if kind == "examples":
         return "\n".join(["```pycon", *(lines for _, lines in value), "```"])
     if kind == "admonition":
@@ -115,8 +116,12 @@ def of_section(section: griffe.DocstringSection) -> str:
         return "\n\n".join(f"*{kind.title()}*: {text}" for _, text in said)
     # parameters, attributes: what is said of several at once is said once
     groups = itertools.groupby(said, lambda pair: pair[1])
-    lines = [f"- **{', '.join(i.name for i, _ in items)}**: {text}" for text, items in groups]
+    lines = [f"- **{names(items)}**: {text}" for text, items in groups]
     return "\n".join((["Attributes:", ""] if kind == "attributes" else []) + lines)
+
+
+def names(items: Iterable[tuple[griffe.DocstringNamedElement, str]]) -> str:
+    return ", ".join(item.name for item, _ in items).replace("*", r"\*")
 
 
 def describe(item: griffe.DocstringElement) -> str:
@@ -161,14 +166,18 @@ def methods(cls: type) -> list[str]:
 
 
 def arguments(thing: object) -> str:
-    """The signature as a reader wants it: private fields of a dataclass and types are left out."""
-    parameters = [
-        p.replace(annotation=p.empty)
-        for name, p in inspect.signature(thing).parameters.items()
-        if name[0] != "_" and name != "self"
-    ]
     if isinstance(thing, type) and dataclasses.is_dataclass(thing):
         return ""  # made by the package, not by its users
+    return in_parentheses(inspect.signature(thing).parameters.values())
+
+
+def in_parentheses(parameters: Iterable[inspect.Parameter]) -> str:
+    """A signature as a reader wants it: private parameters and types are left out."""
+    parameters = [
+        p.replace(annotation=p.empty)
+        for p in parameters
+        if p.name[0] != "_" and p.name not in ("self", "cls")
+    ]
     text = re.sub(r"<class '([\w.]+)'>", r"\1", str(inspect.Signature(parameters)))
     return "\n    ".join(textwrap.wrap(text, 72))
 
@@ -188,6 +197,66 @@ def activations() -> str:
         parts += [f"**`{signature(name, function, True)}`**", ""]
         parts += [of_docstring(function.backward.__doc__), ""]
     return "\n".join(parts)
+
+
+# ---- the reference of packages that need not be installed -------------------------------------
+
+
+def package(name: str) -> str:
+    """The public names of fastact.torch or fastact.jax, from their source."""
+    module = griffe.load("fastact", search_paths=[ROOT], allow_inspection=False)[name]
+    parts = [of_docstring(module.docstring.value), "", "## Activations", ""]
+    for each, function in {**fa.activations, **fa.gated}.items():
+        parts.append(f"- [`{signature(each, function, False)}`](activations.md#{each})")
+    for public in module.exports:
+        heading = f"## {public} {{: #{public} }}"
+        parts += ["", *in_source(heading, f"fastact.{name}.", module[public])]
+    return "\n".join(parts)
+
+
+def in_source(heading: str, prefix: str, thing: griffe.Object | griffe.Alias) -> list[str]:
+    thing = thing.final_target if thing.is_alias else thing
+    text = docstring_in_source(thing)
+    if not text:
+        raise LookupError(f"{thing.path} is public and has no docstring")
+    made = "dataclass" in thing.labels  # by the package, not by its users
+    shown = "" if made else in_parentheses(parameters_in_source(thing))
+    parts = [heading, "", "```py", f"{prefix}{thing.name}{shown}", "```"]
+    parts += ["", of_docstring(text), ""]
+    for name, member in thing.all_members.items() if thing.is_class else ():
+        if name[0] != "_" and member.is_function and member.docstring:
+            parts += in_source(f"### {thing.name}.{name}", "", member)
+    return parts
+
+
+def docstring_in_source(thing: griffe.Object) -> str:
+    if thing.docstring:
+        return thing.docstring.value
+    made = thing.members.get("__doc__")  # of a template
+    return inspect.cleandoc(Constants(thing.module).value(made.value)) if made else ""
+
+
+def parameters_in_source(thing: griffe.Object) -> Iterator[inspect.Parameter]:
+    constants = Constants(thing.module)
+    for p in thing.parameters:
+        kind = getattr(inspect.Parameter, p.kind.name.upper())
+        has_default = p.default is not None and "var_" not in p.kind.name
+        default = constants.value(p.default) if has_default else inspect.Parameter.empty
+        yield inspect.Parameter(p.name, kind, default=default)
+
+
+class Constants(dict):
+    """What the names of a module stand for, computed when one is asked for."""
+
+    def __init__(self, module: griffe.Module) -> None:
+        super().__init__(fa=fa)
+        self.module = module
+
+    def value(self, expression: object) -> object:
+        return eval(str(expression), {}, self)
+
+    def __missing__(self, name: str) -> object:
+        return self.value(self.module[name].value)
 
 
 def commands() -> str:
@@ -296,6 +365,7 @@ MAKERS = {
         gated,
         activations,
         api,
+        package,
         commands,
         header,
         demo,
