@@ -139,6 +139,48 @@ def test_what_is_refused():
 # ---- BatchNorm -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if fa.activations[name].parameters])
+def test_a_number_is_compiled_in(name):
+    """Of a traced one there is neither a gradient nor a vmap; a learned one may be traced."""
+    x, function = draw((3, 4), np.float32), getattr(faj, name)
+    for key in function_of(name).parameters:
+        given = {k: 0.25 for k in function_of(name).parameters if k != key}
+        traced = jax.jit(lambda value, given=given, key=key: function(x, **given, **{key: value}))
+        if key in LEARNED_PARAMETERS:
+            assert traced(0.25).shape == x.shape
+            continue
+        with pytest.raises(TypeError, match=f"^{key}: a traced value is not accepted; expected a"):
+            traced(0.25)
+        static = jax.jit(function, static_argnames=[key, *given])
+        assert_same_bits(static(x, **{key: 0.25}, **given), function(x, **{key: 0.25}, **given))
+
+
+LEARNED_PARAMETERS = {key for name in LEARNED for key in fa.activations[name].learned}
+
+
+@pytest.mark.parametrize("name", ["momentum", "eps", *fa.activations[SCALAR[0]].parameters])
+def test_a_number_of_batch_norm_is_compiled_in(name):
+    x = draw((3, 4), np.float32)
+
+    def traced(value):
+        if name in ("momentum", "eps"):
+            return faj.batch_norm(x, training=True, **{name: value})
+        params = {"activation": SCALAR[0], "activation_params": {name: value}}
+        return faj.batch_norm(x, training=True, **params)
+
+    with pytest.raises(TypeError, match=f"^{name}: a traced value is not accepted"):
+        jax.jit(traced)(0.25)
+
+
+@pytest.mark.parametrize("way", [jax.jacfwd, jax.hessian])
+def test_forward_mode_is_refused(way):
+    """As the documentation says; the same by reverse mode is there."""
+    function, x = getattr(faj, NAMES[-1]), draw((3,), np.float32)
+    with pytest.raises(TypeError, match="forward-mode"):
+        way(lambda x: function(x).sum())(x)
+    assert jax.jacrev(jax.grad(lambda x: function(x).sum()))(x).shape == (3, 3)
+
+
 def parameters(name, dtype, *, one=False):
     if name is None:
         return None

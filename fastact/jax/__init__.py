@@ -7,6 +7,10 @@
 
 They are custom calls through XLA's foreign function interface, registered when this is imported;
 nothing is compiled. fastact itself never imports jax.
+
+Derivatives are those of reverse mode: grad, vjp and jacrev, twice too; jvp, jacfwd and hessian
+raise. Parameters that are numbers are compiled in: no gradient and no vmap over them. jax.export
+refuses custom calls such as these.
 """
 
 from __future__ import annotations

@@ -153,14 +153,20 @@ jax.Array, of x's shape and dtype.
 
 Notes
 -----
-Source: {source}. It is compiled, differentiated (twice, too) and vectorised like jax's own.
+Source: {source}.
 
+Compiled, vectorised and differentiated in reverse mode, twice too, like jax's own; forward mode
+(jvp, jacfwd, hessian) and jax.export raise.
+{fixed}
 Examples
 --------
 >>> import jax.numpy as jnp, fastact.jax as faj
 >>> faj.{name}(jnp.array([-2.0, 0.0, 3.0]){example}).shape
 (3,)
 """
+
+
+FIXED = "Parameters that are floats are compiled in: a traced one raises a TypeError.\n"
 
 
 def make_function(function: fa.Activation) -> Callable[..., jax.Array]:
@@ -174,7 +180,7 @@ def make_function(function: fa.Activation) -> Callable[..., jax.Array]:
     tensors = "*gated(x, gate)" if function.gated else "".join(["*broadcast(x, ", *learned, ")"])
     if not function.gated and not learned:
         tensors = 'check("x", x)'
-    floats = "".join(f"float({key}), " for key in numbers)
+    floats = "".join(f"number({key!r}, {key}), " for key in numbers)
     made: dict[str, Callable[..., jax.Array]] = {}
     exec(
         f"def {function.name}({header}):\n"
@@ -186,10 +192,20 @@ def make_function(function: fa.Activation) -> Callable[..., jax.Array]:
     required = [", 0.25" for value in function.parameters.values() if value is None]
     result.__doc__ = DOCUMENTATION.format(
         formula=function.formula, source=function.source, name=function.name,
-        parameters=_describe(function),
+        parameters=_describe(function), fixed=FIXED if numbers else "",
         example=", jnp.ones(3)" if function.gated else "".join(required),
     )  # fmt: skip
     return result
+
+
+def number(name: str, value: Any) -> float:
+    """A parameter, which is part of what is compiled."""
+    if isinstance(value, Tracer):
+        raise TypeError(
+            f"{name}: a traced value is not accepted; expected a number that is known when the "
+            "function is compiled (static_argnames of jit): no gradient, no vmap over it"
+        )
+    return float(value)
 
 
 def gated(x: object, gate: object) -> tuple[jax.Array, ...]:

@@ -17,7 +17,7 @@ from fastact._activation import activation as find_activation
 from fastact._context import BatchNormContext
 from fastact._fusion import fuse
 from fastact._normalization import batch_norm_backward, batch_norm_forward
-from fastact.jax._activations import check, composed
+from fastact.jax._activations import check, composed, number
 from fastact.jax._xla import Array, Attribute, register
 
 ROWS, MEAN, VAR = _kernels.STATISTICS, _kernels.MEAN, _kernels.VAR
@@ -247,7 +247,12 @@ def batch_norm(
     Raises
     ------
     TypeError, ValueError
-        A bad argument, which the message names.
+        A bad argument, which the message names; a traced value where a number is expected.
+
+    Notes
+    -----
+    Differentiated in reverse mode, twice too; forward mode (jvp, jacfwd, hessian) and jax.export
+    raise. Unlike `fastact.batch_norm` it adds no residual and takes no mask or weights.
 
     Examples
     --------
@@ -279,9 +284,8 @@ def batch_norm(
         raise ValueError("running_mean, running_var: one is missing; they come together")
     if not training and "running_mean" not in given:
         raise ValueError("running_mean, running_var: missing; without training they normalise x")
-    settings = Settings(
-        bool(training), float(momentum), float(eps), axis, name, numbers, tuple(given)
-    )
+    momentum, eps = number("momentum", momentum), number("eps", eps)
+    settings = Settings(bool(training), momentum, eps, axis, name, numbers, tuple(given))
     results: Any = apply(settings, array, *given.values())
     y, _, mean, var = results
     if "running_mean" not in given:
@@ -307,7 +311,7 @@ def _settle(
             )
         if value is None:
             raise TypeError(f"activation_params[{key!r}]: missing; {function.name} requires it")
-    numbers = [float(value) for key, value in complete.items() if key not in function.learned]
+    numbers = [number(key, value) for key, value in complete.items() if key not in function.learned]
     return function.name, tuple(numbers), next((complete[key] for key in function.learned), None)
 
 
