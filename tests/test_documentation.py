@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 
 import pytest
-from conftest import ROOT, once
+from conftest import GATED, NAMES, ROOT, once
 
 pytestmark = once
 
@@ -20,6 +20,13 @@ def hooks():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_the_gallery_shows_every_function(hooks):
+    for section, names in ((hooks.gallery(), NAMES), (hooks.gated(), GATED)):
+        for name in names:
+            assert f" {{: #{name} }}" in section
+            assert f"](pictures/{name}.svg)" in section
 
 
 @pytest.mark.parametrize("name", ["torch", "jax"])

@@ -89,10 +89,27 @@ def gallery() -> str:
     return "\n".join(['<div class="gallery" markdown="1">', *cards, "</div>"])
 
 
+def gated_card(name: str, function: fa.Activation) -> str:
+    return "\n".join(
+        [
+            '<div markdown="1">',
+            f"### {name}(x, gate) {{: #{name} }}",
+            "",
+            f"`{function.formula}`",
+            "",
+            f"![{name}: value and gradient](pictures/{name}.svg){{ loading=lazy }}",
+            "",
+            "</div>",
+        ]
+    )
+
+
 def gated() -> str:
     head = ["| function | formula | promised float32 error |", "| --- | --- | --- |"]
     rows = [f"| `{n}(x, gate)` | `{f.formula}` | {f.max_ulp:g} ULP |" for n, f in fa.gated.items()]
-    return "\n".join(head + rows)
+    cards = [gated_card(name, function) for name, function in fa.gated.items()]
+    gallery = ['<div class="gallery" markdown="1">', *cards, "</div>"]
+    return "\n".join([*head, *rows, "", *gallery])
 
 
 # ---- the reference ---------------------------------------------------------------------------
