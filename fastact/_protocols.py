@@ -8,6 +8,9 @@ masked arrays, subclasses. What is left for this module:
 - pandas forgets the dtypes of a DataFrame's columns in a ufunc of several inputs;
 - libraries of units refuse a ufunc that they do not know.
 
+An `out=` that is an ordinary array has no place for a mask: as of NumPy's own ufuncs, the result is
+that array, and the mask is gone.
+
 No library is imported here: its arrays can only come from a caller who has done so.
 """
 

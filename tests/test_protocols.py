@@ -229,6 +229,17 @@ def test_a_mask_stays(name):
             close(got, calls(name, data()[~mask], data(seed=1)[~mask], rest)[2])
 
 
+@functions
+def test_an_ordinary_out_has_no_mask(name):
+    """As NumPy has it."""
+    x, out = np.ma.masked_array(data(), data() > 1), np.empty(SHAPE, np.float32)
+    assert np.tanh(x, out=out) is out
+    assert function_of(name)(x, *second(name), out=out) is out
+    assert_same_bits(out, function_of(name)(data(), *second(name)))
+    if name not in PAIRS:
+        assert function_of(name).backward(data(seed=1), x, *second(name), out=out) is out
+
+
 class Annotated(np.ndarray):
     """A subclass that carries something along."""
 
