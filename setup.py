@@ -24,6 +24,7 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "tools"))
+from long_description import long_description
 from sbom import write_sbom
 
 # Contraction is off: fused multiply-adds are explicit, so that every instruction set that has them
@@ -218,6 +219,8 @@ def extension(name):
 
 
 setup(
+    long_description=long_description(Path("README.md").read_text(encoding="utf-8")),
+    long_description_content_type="text/markdown",
     ext_modules=cythonize(
         [extension(name) for name in MODULES],
         compiler_directives={
