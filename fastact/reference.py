@@ -53,7 +53,7 @@ _Value = Any  # a number or an array
 _quiet = np.errstate(all="ignore")
 
 
-def _array(name, value, dtype=np.float64):
+def _array(name, value, dtype: Any = np.float64):
     """A plain array of a value; a class that has a ufunc's result its own way is not plain."""
     kind = type(value)
     plain = kind is np.ndarray or issubclass(kind, (np.generic, np.memmap))
