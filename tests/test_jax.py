@@ -140,8 +140,8 @@ def test_what_is_refused():
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if fa.activations[name].parameters])
-def test_a_number_is_compiled_in(name):
-    """Of a traced one there is neither a gradient nor a vmap; a learned one may be traced."""
+def test_a_traced_number_is_refused(name):
+    """It is compiled in: no gradient, no vmap over it. A learned one may be traced."""
     x, function = draw((3, 4), np.float32), getattr(faj, name)
     for key in function_of(name).parameters:
         given = {k: 0.25 for k in function_of(name).parameters if k != key}
@@ -159,7 +159,7 @@ LEARNED_PARAMETERS = {key for name in LEARNED for key in fa.activations[name].le
 
 
 @pytest.mark.parametrize("name", ["momentum", "eps", *fa.activations[SCALAR[0]].parameters])
-def test_a_number_of_batch_norm_is_compiled_in(name):
+def test_a_traced_number_of_batch_norm_is_refused(name):
     x = draw((3, 4), np.float32)
 
     def traced(value):

@@ -279,6 +279,30 @@ class Logged:
         return Logged(self.array.astype(dtype))
 
 
+class Wrapped:
+    """It comes back from a ufunc by `__array_wrap__`, and has no sum of NumPy's form."""
+
+    def __init__(self, array):
+        self.array = np.asarray(array)
+        self.shape, self.ndim = self.array.shape, self.array.ndim
+
+    def __array__(self, dtype=None, copy=None):
+        return self.array
+
+    def __array_wrap__(self, array, context=None, return_scalar=False):
+        return Wrapped(array)
+
+
+@functions
+def test_any_class_with_array_wrap(name):
+    check(name, Wrapped, Wrapped)
+    if name in PAIRS:
+        arrays = data(seed=1), data(), data(seed=2)[0]
+        got = function_of(name).backward(*map(Wrapped, arrays))[1]
+        assert isinstance(got, Wrapped)
+        close(got.array, function_of(name).backward(*arrays)[1])
+
+
 @pairs
 @pytest.mark.parametrize("shape", [(4,), (6, 1), (1, 4), (1,), ()])
 @pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # torch's has an old form
