@@ -1,6 +1,7 @@
 """How wrong is each activation?  Errors in ULP against oracle.c, an independent C oracle.
 
     python bench/accuracy.py             a fixed sample, on every instruction set: minutes
+    python bench/accuracy.py --quick     a seventh of it
     python bench/accuracy.py --full      float32: all 2^32 inputs; float64: 1e8 a function
 
 What is measured is the installed fastact, by calls as a user makes them. --full goes through every
@@ -48,6 +49,7 @@ KERNELS += ["narrow.h", "pieces.h"]
 KERNELS += [f"isa{name}" for name in (".inc", "_list.inc", "_real.inc")]
 KERNELS += [f"isa_{name}.c" for name in ("baseline", "avx2", "avx512", "neon")]
 STRIDE = 251  # of the sample: 2^32 / 251 > 2^24 bit patterns
+THIN = 7  # --quick: odd, so that all last bits come up
 CHUNK = 2**22
 FULL_DOUBLES, SAMPLE_DOUBLES, SHORT = 10**8, 10**6, 2**18
 FLOATS = {"float32": np.float32, "float64": np.float64}
@@ -243,8 +245,8 @@ def row_of(report: Report, seconds: float, **what) -> dict:
 class Measurement:
     """Everything that is asked of one instruction set; `rows` go to `done` as they come."""
 
-    def __init__(self, isa: str, full: bool, known: set, former: dict, done) -> None:
-        self.oracle, self.isa, self.full = Oracle(), isa, full
+    def __init__(self, isa: str, full: bool, known: set, former: dict, done, thin: int) -> None:
+        self.oracle, self.isa, self.full, self.thin = Oracle(), isa, full, thin
         self.known, self.former, self.done, self.dy = known, former, done, np.ones(0)
 
     def run(self, names: list[str]) -> None:
@@ -298,12 +300,13 @@ class Measurement:
 
     def exhaustive(self, name, slope) -> None:
         function = fa.activations[name]
-        inputs = "all" if self.full else f"every {STRIDE}th, breakpoints"
+        every = 1 if self.full else STRIDE * self.thin
+        inputs = "all" if self.full else f"every {every}th, breakpoints"
         if not self.new(name=name, slope=slope, dtype="float32", of=inputs):
             return
         report, params, digest = Report(), defaults(function), 0
         rules = rules_for(function, slope, "float32", ordered=not slope)
-        for x in patterns(1 if self.full else STRIDE):
+        for x in patterns(every):
             y = self.part(report, name, slope, x, "float32", params, rules)
             digest = (digest * 3 + self.oracle.digest(y)) % 2**64
         rules.ordered = 0
@@ -314,7 +317,7 @@ class Measurement:
 
     def doubles(self, name, slope) -> None:
         function = fa.activations[name]
-        count = FULL_DOUBLES if self.full else SAMPLE_DOUBLES
+        count = FULL_DOUBLES if self.full else SAMPLE_DOUBLES // self.thin
         if not self.new(name=name, slope=slope, dtype="float64", of=f"{count:.0e} inputs"):
             return
         report, params, digest = Report(), defaults(function), 0
@@ -341,7 +344,7 @@ class Measurement:
         function = fa.activations[name]
         if not self.new(name=name, slope=slope, dtype=dtype, of="other parameters, any dy"):
             return
-        report, count = Report(), SHORT
+        report, count = Report(), SHORT // self.thin
         rules = rules_for(function, slope, dtype, any_dy=True)
         kind = FLOATS[dtype]
         for params in [defaults(function)] + [
@@ -365,9 +368,10 @@ class Measurement:
             return
         kind, function, report = FLOATS[dtype], fa.gated[name], Report()
         with np.errstate(all="ignore"):
-            gate = doubles(8 * SHORT, 3).astype(kind) if dtype == "float64" else np.concatenate(
-                list(patterns(2003))
-            )  # fmt: skip
+            if dtype == "float64":
+                gate = doubles(8 * SHORT // self.thin, 3)
+            else:
+                gate = np.concatenate(list(patterns(2003 * self.thin)))
             gate = np.concatenate([gate, beside_breakpoints(kind, (), 64)])
             gate = gate[np.isfinite(gate)]
             x = any_factor(gate.size, kind, 4)
@@ -490,7 +494,7 @@ def show(row: dict) -> None:
     )
 
 
-def measure_here(full: bool, names: list[str], out: str | None) -> int:
+def measure_here(full: bool, names: list[str], out: str | None, thin: int = 1) -> int:
     """This process's instruction set."""
     record = load() if full else {"rows": []}
     former, failed = results_on_record() if full else {}, []
@@ -504,7 +508,7 @@ def measure_here(full: bool, names: list[str], out: str | None) -> int:
             save(record)
 
     known = {key_of(row) for row in record["rows"]}
-    Measurement(fa.config()["isa"], full, known, former, done).run(names)
+    Measurement(fa.config()["isa"], full, known, former, done, thin).run(names)
     if out:
         Path(out).write_text(json.dumps(record))
     return 1 if failed else 0
@@ -590,6 +594,7 @@ def measure_all(arguments) -> int:
     for isa in fa.config()["isas"]:
         with tempfile.NamedTemporaryFile(suffix=".json") as file:
             command = [sys.executable, __file__, "--here", "--out", file.name, *arguments.names]
+            command += ["--quick"] if arguments.quick else []
             done = subprocess.run(command, env={**os.environ, "FASTACT_ISA": isa}, check=False)
             status |= done.returncode
             rows += json.loads(Path(file.name).read_text())["rows"] if not done.returncode else []
@@ -600,6 +605,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="activations (default: all)")
     parser.add_argument("--full", action="store_true", help="all inputs, into docs/accuracy.json")
+    parser.add_argument("--quick", action="store_true", help="a seventh of the sample")
     parser.add_argument("--here", action="store_true", help="the active instruction set alone")
     parser.add_argument(
         "--bits", action="store_true", help="with --here: compare bits with the record"
@@ -612,7 +618,7 @@ def main() -> int:
     if arguments.bits:
         return measure_bits(names)
     if arguments.here:
-        return measure_here(False, names, arguments.out)
+        return measure_here(False, names, arguments.out, THIN if arguments.quick else 1)
     return measure_full(names) if arguments.full else measure_all(arguments)
 
 
