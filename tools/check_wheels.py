@@ -24,10 +24,12 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 import tomllib
 import zipfile
 from pathlib import Path
 
+BEGIN = time.monotonic()
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 3_000_000  # bytes of a wheel
 # The oldest NumPy that has wheels for a CPython, and fastact's oldest.
@@ -64,7 +66,7 @@ def run(*command: object, **options) -> str:
 
 
 def say(text: str) -> None:
-    print(f"check_wheels: {text}", flush=True)
+    print(f"check_wheels: {text} (after {time.monotonic() - BEGIN:.0f} s)", flush=True)
 
 
 # ---- building --------------------------------------------------------------------------------
@@ -198,10 +200,11 @@ def run_tests(clean: Path, sources: Path, folder: Path, quick: bool) -> None:
 
 
 def compiled_once(cache: Path) -> dict[str, str]:
-    """For builds that may share objects, wherever their folders are."""
+    """For builds that may share objects, wherever their folders are; with those of CCACHE_DIR."""
     if shutil.which("ccache") is None:
         return {}
-    return {"CC": "ccache gcc", "CCACHE_DIR": str(cache), "CCACHE_NOHASHDIR": "1"}
+    folder = os.environ.get("CCACHE_DIR", str(cache))
+    return {"CC": "ccache gcc", "CCACHE_DIR": folder, "CCACHE_NOHASHDIR": "1"}
 
 
 def check_python(python: str, version: str, scratch: Path, cache: Path, options) -> None:
@@ -212,9 +215,8 @@ def check_python(python: str, version: str, scratch: Path, cache: Path, options)
     wheel = build_wheel(tools, sdist, scratch / "first", environment | compiled_once(cache))
     check_contents(tools, wheel, sdist)
     if here or not options.quick:
-        check_same_bytes(
-            wheel, build_wheel(tools, sdist, scratch / "elsewhere" / "second", environment)
-        )
+        again = environment | {"CC": "gcc"}
+        check_same_bytes(wheel, build_wheel(tools, sdist, scratch / "elsewhere" / "second", again))
     with tarfile.open(sdist) as archive:
         archive.extractall(scratch / "sources", filter="data")
     (sources,) = (scratch / "sources").iterdir()
