@@ -132,6 +132,12 @@ def test_what_fastact_would_not_compute_the_same_is_left(activation, reason):
     check(model, 6, 4, fused={}, left={"1": reason})
 
 
+@torch.fx.wrap
+def silu(z):
+    """Not torch's, though of that name."""
+    return z * torch.sigmoid(2 * z)
+
+
 class Function(nn.Module):
     """BatchNorm and a function, which has no module."""
 
@@ -163,6 +169,7 @@ CALLS = {
     "computed": (lambda z: functional.leaky_relu(z, z.mean()), False),
     "learned": (lambda z: functional.prelu(z, z.new_full((1,), 0.2)), False),
     "unknown": (lambda z: torch.sin(z), False),
+    "of that name": (lambda z: silu(z), False),
     "no activation": (lambda z: z.view(-1, 4), False),
     "used twice": (lambda z: functional.relu(z) + z, False),
     "itself twice": (lambda z: functional.relu(z * z), False),
@@ -183,6 +190,14 @@ def test_functions(case):
         assert type(model).__name__ == "FusedFunction"
     else:
         assert report.left[0].batch_norm == "norm"
+
+
+def test_a_method_that_no_tensor_has():
+    class Wrong(nn.Sequential):
+        def forward(self, x):
+            return self[0](x).nonsense()
+
+    assert "nonsense" in fat.fuse(Wrong(nn.BatchNorm1d(4))).left[0].reason
 
 
 # ---- models --------------------------------------------------------------------------------------

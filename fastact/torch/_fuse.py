@@ -128,6 +128,7 @@ NAMES = {
     for name in sorted(fa.activations, key=lambda name: hasattr(nn.functional, name))
     if fa.activations[name].formula != "x"
 }
+SPACES: tuple[Any, ...] = (torch, nn.functional, torch._C._nn, torch.Tensor)  # of its functions
 
 
 def _called(root: nn.Module, node: fx.Node) -> nn.Module:
@@ -141,13 +142,15 @@ def _match(node: fx.Node, module: nn.Module) -> Match:
         return _match_module(_called(module, node))
     target: Any = node.target
     if node.op == "call_method":
-        target = getattr(torch.Tensor, target)
+        target = getattr(torch.Tensor, target, target)
     elif node.op != "call_function":
         raise Unfusable("its output is the module's own")
     spelt = getattr(target, "__name__", str(target))
     name = NAMES.get(_plain(spelt))
     if name is None:
         raise Unfusable(f"what follows, {spelt}, is no activation of fastact")
+    if not any(getattr(space, spelt, None) is target for space in SPACES):
+        raise Unfusable(f"what follows, {spelt}, is another function than torch's of that name")
     given, others = _arguments(target, name, node)
     return _finish(name, given, others, None)
 
