@@ -28,13 +28,13 @@ def run(model, x, seed=1):
     return model(x)
 
 
-def check(model, *shape, fused, left=(), rewritten=None):
+def check(model, *shape, fused, left=(), rewritten=None, **options):
     """Fuses a copy: the report, and in both modes the same outputs, gradients and buffers."""
     model = randomize(model)
     mine = copy.deepcopy(model)
     tensors = {k: id(v) for k, v in [*mine.named_parameters(), *mine.named_buffers()]}
     flags = [m.training for m in mine.modules()]
-    report = fat.fuse(mine)
+    report = fat.fuse(mine, **options)
     assert {r.batch_norm: r.activation for r in report.replaced} == fused
     reasons = {item.batch_norm: item.reason for item in report.left}
     assert set(reasons) == set(left)
@@ -65,7 +65,7 @@ def check(model, *shape, fused, left=(), rewritten=None):
                     torch.testing.assert_close(p.grad, q.grad, msg=key)
             for (key, p), q in zip(one.named_buffers(), reference.buffers(), strict=True):
                 torch.testing.assert_close(p, q, msg=key)
-    again = fat.fuse(mine)
+    again = fat.fuse(mine, **options)
     assert not again.replaced
     assert all("fused already" in item.reason for item in again.left
                if item.batch_norm in fused)  # fmt: skip
@@ -286,12 +286,72 @@ class Choosing(nn.Module):
 
 
 def test_a_forward_that_cannot_be_traced_is_left_and_its_children_are_not():
-    check(
-        Choosing(), 6, 4,
-        fused={"body.1": "relu", "many.0.norm": "relu", "many.1.norm": "relu"},
-        left={"norm": "the forward of the model cannot be traced: TraceError"},
-        rewritten=["many.0", "many.1"],
-    )  # fmt: skip
+    untraced = "the forward of the model cannot be traced: TraceError"
+    many = {"many.0.norm": "relu", "many.1.norm": "relu"}
+    check(Choosing(), 6, 4, fused=many, rewritten=["many.0", "many.1"],
+          left={"norm": untraced, "body.1": "it may call a Sequential by parts"})  # fmt: skip
+    check(Choosing(), 6, 4, fused=many | {"body.1": "relu"}, left={"norm": untraced},
+          assume_whole=True)  # fmt: skip
+
+
+class Tapping(nn.Module):
+    """Not to be traced, and it leaves out a part of a Sequential."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.BatchNorm1d(4), nn.ReLU()))
+        self.shelf = nn.ModuleDict({"one": nn.Sequential(nn.BatchNorm1d(4), nn.ReLU())})
+
+    def forward(self, x):
+        x = self.body[1][0](self.body[0](x))
+        return self.shelf["one"][0](x) if x.sum() > 1e9 else x
+
+
+def test_parts_of_a_sequential_that_are_called_by_a_forward_that_cannot_be_traced():
+    reason = "it may call a Sequential by parts (else: assume_whole=True)"
+    check(Tapping(), 6, 4, fused={}, left={"body.1.0": reason, "shelf.one.0": reason})
+
+
+class Shelves(nn.Module):
+    """Sequentials in a list and a dictionary, some of them of Sequentials, one called by parts."""
+
+    def __init__(self):
+        super().__init__()
+        self.many = nn.ModuleList([self.pair(), nn.Sequential(self.pair(), Function("method"))])
+        self.named = nn.ModuleDict({"a": self.pair(), "b": nn.ModuleList([self.pair()])})
+
+    def pair(self):
+        return nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.ReLU())
+
+    def forward(self, x):
+        for one in self.many:
+            x = one(x)
+        x = self.named["b"][0](x)
+        return self.named["a"][1](self.named["a"][0](x)) * 2
+
+
+def test_sequentials_in_lists_and_dictionaries():
+    fused = dict.fromkeys(["many.0.1", "many.1.0.1", "many.1.1.norm", "named.b.0.1"], "relu")
+    check(Shelves(), 6, 4, fused=fused, left={"named.a.1": "what follows, mul"},
+          rewritten=["many.1.1"])  # fmt: skip
+    alone = nn.ModuleList([nn.Sequential(nn.BatchNorm1d(4), nn.ReLU())])
+    assert len(fat.fuse(alone).replaced) == 1
+
+
+class Twice(nn.Module):
+    """Calls a BatchNorm once in training and twice in evaluation."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4)
+
+    def forward(self, x):
+        y = torch.relu(self.norm(x))
+        return y if self.training else y + self.norm(x * 2).exp()
+
+
+def test_a_second_call_in_evaluation():
+    check(Twice(), 6, 4, fused={}, left={"norm": "called 2 times"})
 
 
 class Lending(nn.Module):
@@ -347,6 +407,48 @@ def test_hooks_dtypes_and_other_classes():
     assert fat.fuse(nn.Linear(2, 2)).replaced == []
     with pytest.raises(TypeError, match=r"expected a torch\.nn\.Module, got str"):
         fat.fuse("model")
+
+
+def reason(model):
+    """Why the first BatchNorm of a model is left."""
+    report = fat.fuse(model)
+    assert not report.replaced
+    return report.left[0].reason
+
+
+REGISTER = {
+    "forward": lambda m: m.register_forward_hook(lambda *_: None),
+    "backward": lambda m: m.register_full_backward_hook(lambda *_: None),
+    "backward, before": lambda m: m.register_full_backward_pre_hook(lambda *_: None),
+}
+
+
+@pytest.mark.parametrize("hook", REGISTER)
+@pytest.mark.parametrize("activation", [nn.ReLU, lambda: fat.Activation(NAMES[-1])])
+def test_hooks_of_every_kind(hook, activation):
+    for place in (0, 1):
+        model = nn.Sequential(nn.BatchNorm1d(4), activation())
+        REGISTER[hook](model[place])
+        assert "has hooks" in reason(model)
+    seen = nn.Sequential(nn.Sequential(nn.BatchNorm1d(4)), nn.ReLU())
+    REGISTER[hook](seen[0])
+    assert "the module's own" in reason(seen)
+    adding = Adding((4, 1, 1))
+    adding.norm.register_forward_pre_hook(lambda m, args: (args[0] * 2,))
+    assert "would see the other operand" in reason(adding)
+
+
+def test_a_forward_of_the_instances_own():
+    model = Function("function")
+    model.forward = lambda x: model.norm(model.linear(x))
+    assert reason(model) == "the forward of the model cannot be traced: it is its instance's own"
+    for place in (0, 1):
+        model = nn.Sequential(nn.BatchNorm1d(4), nn.ReLU())
+        model[place].forward = lambda x: x
+        assert "a forward of its instance's own" in reason(model)
+    model = nn.Sequential(nn.Sequential(nn.BatchNorm1d(4), nn.ReLU()))
+    model[0].forward = model[0][0].forward
+    assert "the forward of 0 cannot be traced" in reason(model)
 
 
 def test_an_optimizer_goes_on_with_a_fused_model():

@@ -155,16 +155,23 @@ def _match(node: fx.Node, module: nn.Module) -> Match:
     return _finish(name, given, others, None)
 
 
+def _check_module(module: nn.Module, what: str) -> None:
+    if _hooks(module) or module._forward_pre_hooks:
+        raise Unfusable(f"{what} has hooks")
+    if _is_patched(module):
+        raise Unfusable(f"{what} has a forward of its instance's own")
+
+
 def _match_module(module: nn.Module) -> Match:
     if isinstance(module, Activation):
+        _check_module(module, "the Activation that follows")
         _, numbers, learned = module.settings()
         return Match(module.name, tuple(numbers), None if learned is None else module)
     kind = type(module)
     name = NAMES.get(_plain(kind.__name__))
     if name is None or kind.__module__ != nn.ReLU.__module__:
         raise Unfusable(f"what follows is a {kind.__name__}, no activation of fastact")
-    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
-        raise Unfusable(f"the {kind.__name__} that follows has hooks")
+    _check_module(module, f"the {kind.__name__} that follows")
     weight = TABLE[name][1]
     given = {key: getattr(module, key) for key in TABLE[name][0] if key != weight}
     others = {} if weight else {
@@ -250,10 +257,25 @@ class _Tracer(fx.Tracer):
         return not _is_chain(m)
 
 
+def _hooks(module: nn.Module) -> bool:
+    """Whether somebody watches or changes its output, or the gradient that comes back there."""
+    return bool(module._forward_hooks or module._backward_hooks or module._backward_pre_hooks)
+
+
+def _is_patched(module: nn.Module) -> bool:
+    """Whether the instance has a forward of its own, which torch.fx passes over."""
+    return "forward" in vars(module)
+
+
 def _is_chain(module: nn.Module) -> bool:
-    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
     is_plain = isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
-    return is_plain and not hooks
+    return is_plain and not (_hooks(module) or module._forward_pre_hooks or _is_patched(module))
+
+
+def _is_shelf(module: nn.Module) -> bool:
+    """Whether it only holds its children, as a ModuleList does; another forward calls them."""
+    own = getattr(type(module), "forward", None) is not nn.Module.forward
+    return not (own or _is_patched(module))
 
 
 @dataclass
@@ -266,6 +288,14 @@ class Container:
 
     def distinct(self) -> tuple[fx.Graph, ...]:
         return tuple(dict.fromkeys(self.graphs))
+
+    def calls(self) -> Count:
+        """Of each module, in the mode that has more."""
+        train, evaluate = (
+            Counter(id(_called(self.module, n)) for n in graph.nodes if n.op == "call_module")
+            for graph in self.graphs
+        )
+        return train | evaluate
 
 
 def _trace(name: str, module: nn.Module) -> Container:
@@ -284,41 +314,56 @@ def _trace(name: str, module: nn.Module) -> Container:
     return Container(name, module, (train, train if same else evaluate))
 
 
-def _trace_all(model: nn.Module) -> tuple[list[Container], dict[str, str]]:
-    """The containers that hold a BatchNorm, and why others have no graph."""
-    containers: list[Container] = []
-    failures: dict[str, str] = {}
-    seen: set[int] = set()
+class Survey:
+    """The containers of a model that hold a BatchNorm, and why others have no graph.
 
-    def visit(name: str, module: nn.Module) -> None:
-        if id(module) in seen or not any(isinstance(m, _BatchNorm) for m in module.modules()):
+    A Sequential stands in the graph of the forward that calls it. Where that forward cannot be
+    traced, it might call only some of the children: nothing is known of such a Sequential.
+    """
+
+    def __init__(self, model: nn.Module, assume_whole: bool) -> None:
+        self.containers: list[Container] = []
+        self.failures: dict[str, str] = {}
+        self.parts: list[str] = []  # the Sequentials that are in another's graph, if it has one
+        self.seen: set[int] = set()
+        self.assume_whole = assume_whole
+        self.visit("", model, called=False)
+
+    def visit(self, name: str, module: nn.Module, called: bool) -> None:
+        """`called`: whether a forward is known, traced or not, that calls what is inside."""
+        if id(module) in self.seen or not any(isinstance(m, _BatchNorm) for m in module.modules()):
             return
-        seen.add(id(module))
-        inlined = False
-        if not isinstance(module, (_BatchNorm, nn.ModuleList, nn.ModuleDict)):
-            try:
-                containers.append(_trace(name, module))
-                inlined = True
-            except Exception as error:  # whatever a foreign forward does with a Proxy
-                reason = (str(error).strip().splitlines() or [""])[0]
-                failures[name] = f"{type(error).__name__}: {reason}"
-        for key, child in module.named_children():
-            path = f"{name}.{key}" if name else key
-            if inlined and _is_chain(child):
-                visit_chain(path, child)
+        self.seen.add(id(module))
+        if not (isinstance(module, _BatchNorm) or _is_shelf(module)):
+            if called and _is_chain(module):
+                self.parts.append(name)
             else:
-                visit(path, child)
+                called = self.trace(name, module) or not self.assume_whole
+        for key, child in module.named_children():
+            self.visit(f"{name}.{key}" if name else key, child, called)
 
-    def visit_chain(name: str, chain: nn.Module) -> None:
-        """The children of a Sequential that stands in its parent's graph."""
-        seen.add(id(chain))
-        for key, child in chain.named_children():
-            visit_chain(f"{name}.{key}", child) if _is_chain(child) else visit(
-                f"{name}.{key}", child
-            )
+    def trace(self, name: str, module: nn.Module) -> bool:
+        if _is_patched(module):
+            self.failures[name] = "it is its instance's own"
+            return False
+        try:
+            self.containers.append(_trace(name, module))
+        except Exception as error:  # whatever a foreign forward does with a Proxy
+            reason = (str(error).strip().splitlines() or [""])[0]
+            self.failures[name] = f"{type(error).__name__}: {reason}"
+            return False
+        return True
 
-    visit("", model)
-    return containers, failures
+    def why_not(self, name: str) -> str:
+        """Why no graph shows a BatchNorm."""
+        holders = [h for h in self.failures if not h or name.startswith(h + ".")]
+        if not holders:
+            return "it is not called, or otherwise in training than in evaluation"
+        holder = max(holders, key=len)
+        reason = f"the forward of {holder or 'the model'} cannot be traced: {self.failures[holder]}"
+        if any(part.startswith(holder) and name.startswith(part + ".") for part in self.parts):
+            reason += "; it may call a Sequential by parts (else: assume_whole=True)"
+        return reason
 
 
 # ---- pairs ---------------------------------------------------------------------------------------
@@ -360,6 +405,8 @@ def _pair(node: fx.Node, module: nn.Module) -> Pair:
     user = _only_user(node)
     if not _is_addition(user):
         return Pair(node, None, user, _match(user, module))
+    if _called(module, node)._forward_pre_hooks:
+        raise Unfusable("an addition follows, and its hooks would see the other operand")
     try:
         last = _only_user(user)
         match = _match(last, module)
@@ -379,8 +426,10 @@ def _check_norm(norm: nn.Module, calls: int, registrations: int) -> None:
             raise Unfusable("it is fused already")
     elif kind not in CLASSES:
         raise Unfusable(f"it is a {kind.__name__}")
-    if norm._forward_hooks or norm._backward_hooks:
+    if _hooks(norm):
         raise Unfusable("it has hooks, which would see another output")
+    if _is_patched(norm):
+        raise Unfusable("it has a forward of its instance's own")
     if calls != 1 or registrations != 1:
         raise Unfusable(f"it is called {calls} times and registered {registrations} times")
     tensors = [*norm.parameters(), *norm.buffers()]
@@ -549,7 +598,7 @@ def _revive(kind: type[nn.Module], train: Source, evaluate: Source) -> nn.Module
 # ---- fuse ----------------------------------------------------------------------------------------
 
 
-def fuse(model: nn.Module) -> Report:
+def fuse(model: nn.Module, *, assume_whole: bool = False) -> Report:
     """Fuse each BatchNorm of a model with the activation behind it, in place.
 
     Parameters
@@ -557,6 +606,10 @@ def fuse(model: nn.Module) -> Report:
     model : torch.nn.Module
         On the CPU. Parameters, buffers, keys of the state dict, training flags and the model itself
         stay the same objects, so an optimizer goes on with it.
+    assume_whole : bool
+        Whether a Sequential in a module whose forward cannot be traced is taken to be called as a
+        whole. By default it is left: that forward may call its children one by one, leave some out,
+        or keep what comes between.
 
     Returns
     -------
@@ -568,8 +621,8 @@ def fuse(model: nn.Module) -> Report:
     An activation that is a function, or a module that is called more than once (as in a residual
     block), is left out of the forward that `torch.fx` traces. What torch.fx does not see (a print,
     a counter, a random number of Python's) would be gone from such a forward; modules that get one
-    are in the report as ``rewritten``. A Sequential inside a module that cannot be traced is taken
-    to be called as a whole.
+    are in the report as ``rewritten``. Modules with hooks on what fusion would change, or with a
+    forward that was set on the instance, are left.
 
     Examples
     --------
@@ -584,28 +637,23 @@ def fuse(model: nn.Module) -> Report:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-    containers, failures = _trace_all(model)
+    survey = Survey(model, assume_whole)
     registrations = Counter(
         id(child)
         for m in set(model.modules())
         for child in m._modules.values()
         if child is not None
     )
-    calls = Counter(
-        id(_called(c.module, node))
-        for c in containers
-        for node in c.graphs[0].nodes
-        if node.op == "call_module"
-    )
+    calls: Count = sum((container.calls() for container in survey.containers), Counter())
     report = Report()
     reasons: dict[int, str] = {}
     names = {id(m): name for name, m in model.named_modules() if isinstance(m, _BatchNorm)}
     done: set[int] = set()
-    for container in containers:
+    for container in survey.containers:
         _fuse_container(container, calls, registrations, names, done, reasons, report)
     for key, name in names.items():
         if key not in done:
-            report.left.append(Left(name, reasons.get(key) or _untraced(name, failures)))
+            report.left.append(Left(name, reasons.get(key) or survey.why_not(name)))
     return report
 
 
@@ -663,11 +711,3 @@ def _common_pairs(
     for key in found[0]:
         if all(key in pairs for pairs in found):
             yield tuple([pairs[key] for pairs in found])
-
-
-def _untraced(name: str, failures: dict[str, str]) -> str:
-    """Why no graph shows a BatchNorm."""
-    for holder, reason in sorted(failures.items(), key=lambda item: -len(item[0])):
-        if not holder or name.startswith(holder + "."):
-            return f"the forward of {holder or 'the model'} cannot be traced: {reason}"
-    return "it is not called, or otherwise in training than in evaluation"
