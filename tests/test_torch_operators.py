@@ -14,6 +14,10 @@ import fastact.torch as fat  # noqa: E402
 from fastact.torch import _operators  # noqa: E402
 
 NAME = PLAIN[-1]
+# torch scripts some of its own forward-mode formulas, which is deprecated in torch
+forward_mode = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning:torch", "ignore:There is a performance drop:UserWarning"
+)
 
 
 class Modes(TorchDispatchMode):
@@ -131,6 +135,103 @@ def test_transforms(name, recwarn):
     torch.testing.assert_close(all_of(own), want)
     slow = [warning for warning in recwarn if "performance drop" in str(warning.message)]
     assert not slow or name in ("learned", "batch_norm")
+
+
+@forward_mode
+@pytest.mark.parametrize("name", list(transformed()))
+def test_forward_mode(name):
+    """Tangents as the gradients have it, also of gradients."""
+    own, _ = transformed()[name]
+    x = torch.randn(5, dtype=torch.float64)
+    v = torch.randn_like(x)
+    jacobian = torch.func.jacrev(own)(x)
+    with torch.autograd.forward_ad.dual_level():
+        y = own(torch.autograd.forward_ad.make_dual(x, v))
+        tangent = torch.autograd.forward_ad.unpack_dual(y).tangent
+    torch.testing.assert_close(tangent, jacobian @ v)
+    torch.testing.assert_close(torch.func.jvp(own, (x,), (v,))[1], tangent)
+    torch.testing.assert_close(torch.func.jacfwd(own)(x), jacobian)
+
+    def loss(x):
+        return own(x).square().sum()
+
+    second = torch.func.jacrev(torch.func.jacrev(loss))(x)
+    torch.testing.assert_close(torch.func.hessian(loss)(x), second)
+    torch.testing.assert_close(torch.func.jacrev(torch.func.jacfwd(loss))(x), second)
+
+
+def forward_ways():
+    """A call of every kind, of x (6, 3) alone."""
+    beside = torch.full((6, 3), 0.3)
+    stats = torch.zeros(3), torch.ones(3)
+    nothing = (None,) * 4
+    return {
+        "operator": getattr(torch.ops.fastact, NAME),
+        "learned": lambda x: torch.ops.fastact.prelu(x, beside[0]),
+        "random": fat.rrelu_training,
+        "plain": fat.BatchNorm1d(3, affine=False),
+        "frozen": fat.BatchNorm1d(3, activation=NAME).eval().requires_grad_(False),
+        "residual": lambda x: fat.batch_norm(
+            x, training=True, residual=beside.to(x.dtype), activation=NAME
+        ),
+        "batch_norm operator": lambda x: torch.ops.fastact.batch_norm(
+            x, *stats, *nothing, False, 1e-5, "", [], fat._batch_norm.ROWS
+        )[0],
+    }
+
+
+@forward_mode
+@pytest.mark.parametrize("way", list(forward_ways()))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_call_loses_a_tangent(way, dtype):
+    call, x = forward_ways()[way], torch.randn(6, 3).to(dtype)
+    v, dy = torch.randn_like(x), torch.randn_like(x)
+    with torch.autograd.forward_ad.dual_level():
+        torch.manual_seed(1)
+        y = call(torch.autograd.forward_ad.make_dual(x, v))
+        value, tangent = torch.autograd.forward_ad.unpack_dual(y)
+    torch.manual_seed(1)
+    want = call(x.requires_grad_())
+    torch.testing.assert_close(value, want, atol=1e-2 if dtype is torch.bfloat16 else 1e-5, rtol=0)
+    assert tangent.dtype is dtype
+    (dx,) = torch.autograd.grad(want, x, dy)
+    tolerance = 1e-4 if dtype is torch.float32 else 0.2
+    torch.testing.assert_close(
+        (dx * v).float().sum(), (dy * tangent).float().sum(), rtol=tolerance, atol=tolerance
+    )
+
+
+@forward_mode
+def test_tangents_of_a_gradient():
+    """The forward was before, the backward is inside."""
+    ways = {NAME: getattr(fat, NAME), "batch_norm": fat.BatchNorm1d(3, activation=NAME).double()}
+    for function in ways.values():
+        x = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
+        y, dy = function(x), torch.randn(6, 3, dtype=torch.float64)
+        with torch.autograd.forward_ad.dual_level():
+            dual = torch.autograd.forward_ad.make_dual(torch.ones_like(x), dy)
+            (dx,) = torch.autograd.grad(y, x, dual, retain_graph=True)
+            tangent = torch.autograd.forward_ad.unpack_dual(dx).tangent
+        torch.testing.assert_close(tangent, torch.autograd.grad(y, x, dy)[0])
+
+
+def test_forward_mode_among_processes_is_refused():
+    x, group = torch.randn(6, 3), ""
+    with (
+        torch.autograd.forward_ad.dual_level(),
+        pytest.raises(NotImplementedError, match="SyncBatchNorm has no derivatives in forward"),
+    ):
+        torch.ops.fastact.sync_batch_norm(x, None, None, None, 1e-5, "", [], group)
+
+
+@forward_mode
+def test_running_statistics_move_in_forward_mode():
+    one, two = (fat.BatchNorm1d(3, activation=NAME) for _ in range(2))
+    x = torch.randn(6, 3)
+    one(x)
+    with torch.autograd.forward_ad.dual_level():
+        two(torch.autograd.forward_ad.make_dual(x, x))
+    torch.testing.assert_close(two.state_dict(), one.state_dict())
 
 
 def test_gradients_of_a_batch_of_directions():

@@ -63,7 +63,13 @@ def define_activation(function: fa.Activation) -> Operator:
         *[f"float {key}" for key in numbers],
     ])  # fmt: skip
     tensors = 1 + len(beside)
-    backward = _define_backward(function, inputs, tensors)
+
+    def composed(x: Tensor, *rest: Any) -> Tensor:
+        check("x", x)
+        named = dict(zip([*beside, *numbers], rest, strict=True))
+        return _composed.value(name, x, **named)
+
+    backward = _define_backward(function, inputs, tensors, composed)
 
     def kernel(x: Tensor, *rest: Any) -> Tensor:
         if beside:
@@ -86,10 +92,15 @@ def define_activation(function: fa.Activation) -> Operator:
         gradients = gradients if isinstance(gradients, tuple) else (gradients,)
         return *gradients, *[None] * len(ctx.numbers)
 
-    return define(name, f"({inputs}) -> Tensor", kernel, fake, gradient, save, not function.learned)
+    return define(
+        name, f"({inputs}) -> Tensor",
+        kernel, fake, gradient, save, composed, not function.learned,
+    )  # fmt: skip
 
 
-def _define_backward(function: fa.Activation, inputs: str, tensors: int) -> Operator:
+def _define_backward(
+    function: fa.Activation, inputs: str, tensors: int, forward: Operator
+) -> Operator:
     beside = second_tensor(function)
     results = "(Tensor, Tensor)" if beside else "Tensor"
 
@@ -121,20 +132,20 @@ def _define_backward(function: fa.Activation, inputs: str, tensors: int) -> Oper
         ctx.set_materialize_grads(False)
 
     def gradient(ctx: Context, *outer: Tensor | None) -> tuple[Tensor | None, ...]:
-        numbers = dict(
-            zip(list(function.parameters)[len(function.learned) :], ctx.numbers, strict=True)
-        )
         gradients = second_order(
-            lambda *inner: _composed.value(
-                function.name, inner[0], **dict(zip(beside, inner[1:], strict=True)), **numbers
-            ),
-            ctx.saved_tensors, outer,
-        )  # fmt: skip
+            lambda *inner: forward(*inner, *ctx.numbers), ctx.saved_tensors, outer
+        )
         return *gradients, *[None] * len(ctx.numbers)
+
+    def composed(dy: Tensor, *rest: Any) -> Tensor | tuple[Tensor, ...]:
+        numbers = rest[tensors:]
+        pull = torch.func.vjp(lambda *inner: forward(*inner, *numbers), *rest[:tensors])[1]
+        gradients: tuple[Tensor, ...] = pull(dy)
+        return gradients if beside else gradients[0]
 
     return define(
         f"{function.name}_backward", f"(Tensor dy, {inputs}) -> {results}",
-        kernel, fake, gradient, save, not function.learned,
+        kernel, fake, gradient, save, composed, not function.learned,
     )  # fmt: skip
 
 

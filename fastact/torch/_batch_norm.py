@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +24,14 @@ from fastact.torch._activations import (
     second_order,
     settle,
 )
-from fastact.torch._operators import LIBRARY, Context, define, threads, unless_observed
+from fastact.torch._operators import (
+    LIBRARY,
+    Context,
+    Operator,
+    define,
+    threads,
+    unless_observed,
+)
 from fastact.torch._tensors import array_of, check, dtype_of, tensor_like, tensor_of
 
 AXIS = 1  # torch's channels
@@ -171,29 +178,45 @@ def _save_backward(ctx: Context, inputs: tuple[Any, ...], output: tuple[Tensor, 
 
 def _second_gradient(ctx: Context, *outer: Tensor | None) -> tuple[Tensor | None, ...]:
     dy, x, state, *others = ctx.saved_tensors
-    training, eps, activation, numbers = ctx.settings
-    present = [tensor is not None for tensor in others]
+    composed, given = _of_tensors(state, others, ctx.settings)
+    wanted = [outer[0], *_where(others, outer[1:])]
+    ddy, dx, *rest = second_order(composed, (dy, x, *given), tuple(wanted))
+    left = iter(rest)
+    return ddy, dx, None, *[None if t is None else next(left) for t in others], *[None] * 4
+
+
+def _composed_backward(dy: Tensor, x: Tensor, state: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    others = rest[:TENSORS]
+    composed, given = _of_tensors(state, others, rest[TENSORS:])
+    dx, *found = torch.func.vjp(composed, x, *given)[1](dy)
+    left = iter(found)
+    return dx, *[torch.empty(0) if t is None else next(left) for t in others]
+
+
+def _where(tensors: Sequence[Tensor | None], values: Sequence[Any]) -> list[Any]:
+    """The values that belong to a tensor that there is."""
+    return [value for t, value in zip(tensors, values, strict=True) if t is not None]
+
+
+def _of_tensors(
+    state: Tensor, others: Sequence[Tensor | None], settings: Sequence[Any]
+) -> tuple[Operator, list[Tensor]]:
+    """BatchNorm as a function of x and those of the others that there are, and these."""
 
     def composed(x: Tensor, *given: Tensor) -> Tensor:
         left = iter(given)
-        tensors = [next(left) if there else None for there in present]
-        return _composed_batch_norm(
-            x, state, *tensors,
-            training=training, eps=eps, activation=activation, numbers=numbers,
-        )  # fmt: skip
+        tensors: list[Any] = [None if t is None else next(left) for t in others]
+        return _composed_batch_norm(x, (state[MEAN], state[VAR]), *tensors, *settings)
 
-    wanted = [outer[0], *[g for g, there in zip(outer[1:], present, strict=True) if there]]
-    given = [tensor for tensor in others if tensor is not None]
-    ddy, dx, *rest = second_order(composed, (dy, x, *given), tuple(wanted))
-    left = iter(rest)
-    return ddy, dx, None, *[next(left) if there else None for there in present], *[None] * 4
+    return composed, _where(others, others)
 
 
 def _composed_batch_norm(
-    x: Tensor, state: Tensor, weight: Tensor | None, bias: Tensor | None, learned: Tensor | None,
-    residual: Tensor | None, *, training: bool, eps: float, activation: str, numbers: list[float],
+    x: Tensor, statistics: tuple[Tensor, Tensor], weight: Tensor | None, bias: Tensor | None,
+    learned: Tensor | None, residual: Tensor | None, training: bool, eps: float, activation: str,
+    numbers: list[float],
 ) -> Tensor:  # fmt: skip
-    """The same of torch's operations, for second derivatives."""
+    """The same of torch's operations, for second derivatives and forward mode."""
     wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
     others = [axis for axis in range(x.ndim) if axis != AXIS]
     shape = [-1 if axis == AXIS else 1 for axis in range(x.ndim)]
@@ -204,7 +227,7 @@ def _composed_batch_norm(
     if training:
         var, mean = torch.var_mean(wide, others, correction=0, keepdim=True)
     else:
-        mean, var = along(state[MEAN]), along(state[VAR])
+        mean, var = map(along, statistics)
     z = (wide - mean) / torch.sqrt(var + eps)
     z = z if weight is None else z * along(weight)
     z = z if bias is None else z + along(bias)
@@ -219,15 +242,28 @@ def _composed_batch_norm(
     return z.to(x.dtype)
 
 
+def _composed_forward(
+    x: Tensor, mean: Tensor | None, var: Tensor | None, *rest: Any
+) -> tuple[Tensor, Tensor]:
+    """The state holds what running statistics take of it."""
+    check("x", x)
+    if mean is None or var is None:
+        others = [axis for axis in range(x.ndim) if axis != AXIS]
+        var, mean = torch.var_mean(x.detach().double(), others, correction=0)
+    y = _composed_batch_norm(x, (mean, var), *rest[:-1])
+    state = torch.stack([{MEAN: mean, VAR: var}.get(row, mean).double() for row in range(ROWS)])
+    return y, state.detach()
+
+
 _backward_operator = define(
     "batch_norm_backward",
     f"(Tensor dy, Tensor x, Tensor state, {ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-    _backward, _fake_backward, _second_gradient, _save_backward,
+    _backward, _fake_backward, _second_gradient, _save_backward, _composed_backward,
 )  # fmt: skip
 _forward_operator = define(
     "batch_norm",
     f"(Tensor x, Tensor? mean, Tensor? var, {ARGUMENTS}, int rows) -> (Tensor, Tensor)",
-    _forward, _fake_forward, _gradient, _save_forward,
+    _forward, _fake_forward, _gradient, _save_forward, _composed_forward,
 )  # fmt: skip
 
 

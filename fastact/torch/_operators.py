@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 import fastact as fa
 
@@ -36,10 +37,16 @@ def threads() -> contextlib.AbstractContextManager[object]:
     return fa.num_threads(limit) if limit < fa.get_num_threads() else contextlib.nullcontext()
 
 
+def is_forward_mode() -> bool:
+    """Whether tensors may carry tangents, in torch.func.jvp as well."""
+    return forward_ad._current_level >= 0  # there is no public way
+
+
 def is_observed() -> bool:
     """Whether a mode, a transform, a tracer or a profiler would see an operator."""
     return bool(
-        internals._len_torch_dispatch_stack()
+        is_forward_mode()
+        or internals._len_torch_dispatch_stack()
         or internals._len_torch_function_stack()
         or internals._functorch.peek_interpreter_stack() is not None
         or internals._get_tracing_state() is not None
@@ -70,8 +77,10 @@ def unless_observed(operator: Operator, kernel: Operator) -> Operator:
     return call
 
 
-def differentiable(kernel: Operator, gradient: Gradient, save: Save) -> Operator:
-    """With an autograd formula."""
+def differentiable(
+    kernel: Operator, gradient: Gradient, save: Save, composed: Operator
+) -> Operator:
+    """With an autograd formula; in forward mode, composed of what has its own."""
 
     class Differentiable(torch.autograd.Function):
         @staticmethod
@@ -85,13 +94,17 @@ def differentiable(kernel: Operator, gradient: Gradient, save: Save) -> Operator
     apply: Operator = Differentiable.apply
 
     def call(*inputs: Any) -> Any:
+        if is_forward_mode():
+            return composed(*inputs)
         wanted = torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs)
         return apply(*inputs) if wanted else kernel(*inputs)
 
     return call
 
 
-def transformable(operator: Operator, gradient: Gradient, save: Save) -> Operator:
+def transformable(
+    operator: Operator, gradient: Gradient, save: Save, composed: Operator
+) -> Operator:
     """For torch.func, which looks for formulas outside of operators."""
 
     class Transformable(torch.autograd.Function):
@@ -110,7 +123,11 @@ def transformable(operator: Operator, gradient: Gradient, save: Save) -> Operato
     apply: Operator = Transformable.apply
 
     def call(*inputs: Any) -> Any:
-        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+        if torch.compiler.is_compiling():
+            return operator(*inputs)
+        if is_forward_mode():
+            return composed(*inputs)
+        if torch._C._are_functorch_transforms_active():
             return apply(*inputs)
         return operator(*inputs)
 
@@ -140,9 +157,12 @@ def define(
     fake: Operator,
     gradient: Gradient,
     save: Save,
+    composed: Operator,
     elementwise: bool = False,
 ) -> Operator:
     """Registers an operator. Its kernel is asked for every device, to refuse the others clearly.
+
+    `composed` is the same of torch's operations, which have derivatives in forward mode.
 
     `torch.library.register_autograd` would do the same with 40 us more a call of BatchNorm, most of
     them to fill in defaults, of which a schema here has none.
@@ -156,9 +176,9 @@ def define(
         with torch._C._AutoDispatchBelowAutograd():
             return operator(*inputs)
 
-    LIBRARY.impl(name, differentiable(below_autograd, gradient, save), "Autograd")
+    LIBRARY.impl(name, differentiable(below_autograd, gradient, save, composed), "Autograd")
     if elementwise:
         rule = element_by_element(operator)
         torch.library.register_vmap(f"fastact::{name}", rule, lib=LIBRARY)
-    observed = transformable(operator, gradient, save)
-    return unless_observed(observed, differentiable(kernel, gradient, save))
+    observed = transformable(operator, gradient, save, composed)
+    return unless_observed(observed, differentiable(kernel, gradient, save, composed))

@@ -206,14 +206,20 @@ def _second_gradient(ctx: Context, *outer: Tensor | None) -> None:
     )
 
 
+def _no_tangent(*inputs: Any) -> None:
+    raise NotImplementedError(
+        "SyncBatchNorm has no derivatives in forward mode: use torch.func.vjp or backward()"
+    )
+
+
 _backward_operator = define(
     "sync_batch_norm_backward",
     f"(Tensor dy, Tensor x, Tensor state, {ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)",
-    _backward, _fake_backward, _second_gradient, _save_nothing,
+    _backward, _fake_backward, _second_gradient, _save_nothing, _no_tangent,
 )  # fmt: skip
 _forward_operator = define(
     "sync_batch_norm", f"(Tensor x, {ARGUMENTS}) -> (Tensor, Tensor)",
-    _forward, _fake_forward, _gradient, _save_forward,
+    _forward, _fake_forward, _gradient, _save_forward, _no_tangent,
 )  # fmt: skip
 
 
