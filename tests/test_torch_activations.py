@@ -7,7 +7,7 @@ import pickle
 
 import numpy as np
 import pytest
-from conftest import GATED, LEARNED, NAMES, ROOT, assert_same_bits, once, python
+from conftest import GATED, LEARNED, NAMES, ROOT, SCALAR, assert_same_bits, once, python
 from torch_tools import (
     ALL,
     BY_SPELLING,
@@ -568,3 +568,24 @@ def test_the_examples_of_docstrings_run(name):
     result = doctest.DocTestRunner(verbose=False).run(test)
     assert result.failed == 0
     assert result.attempted > 0 or name == "Report"
+
+
+def test_a_number_that_would_get_no_gradient():
+    x = torch.randn(3, 2)
+    name = next(n for n in SCALAR if not function_of(n).learned)
+    key = next(iter(function_of(name).parameters))
+    value = torch.tensor(0.25, requires_grad=True)
+    call = getattr(fat, name)
+    for attempt in (
+        lambda: call(x, value),
+        lambda: call(x, **{key: value}),
+        lambda: torch.func.grad(lambda v: call(x, v).sum())(value.detach()),
+        lambda: torch.func.jvp(lambda v: call(x, v), (value.detach(),), (value.detach(),)),
+        lambda: fat.Activation(name, **{key: value}),
+        lambda: fat.batch_norm(x, training=True, activation=name, activation_params={key: value}),
+    ):
+        with pytest.raises(ValueError, match=f"{key}.*: a tensor that requires a gradient is not"):
+            attempt()
+    with torch.no_grad():
+        assert call(x, value).equal(call(x, 0.25))
+    assert call(x, value.detach()).equal(call(x, 0.25))

@@ -356,6 +356,18 @@ def test_nothing_is_written_when_an_argument_is_refused():
                        activation_params={"no": 1})  # fmt: skip
 
 
+@modes
+@pytest.mark.parametrize("name", ["running_mean", "running_var"])
+def test_running_statistics_get_no_gradient(name, training):
+    stats = {key: torch.ones(3) for key in ("running_mean", "running_var")}
+    stats[name].requires_grad_()
+    x = torch.randn(6, 3)
+    with pytest.raises(ValueError, match=f"{name}: a tensor that requires a gradient is not"):
+        fat.batch_norm(x, **stats, training=training)
+    with torch.no_grad():
+        fat.batch_norm(x, **stats, training=training)
+
+
 # ---- modes ---------------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 import fastact as fa
 from fastact._activation import activation as find_activation
 from fastact.torch import _composed
-from fastact.torch._operators import Context, Operator, define, threads
+from fastact.torch._operators import Context, Operator, define, has_tangent, threads
 from fastact.torch._tensors import array_of, check, empty_like, tensor_like
 
 Value = float | Tensor
@@ -214,8 +214,11 @@ def make_function(function: fa.Activation) -> Callable[..., Tensor]:
     named = {key: "" if value is None else f"={value!r}" for key, value in _arguments(function)}
     header = ", ".join(key + default for key, default in named.items())
     arguments = ", ".join(
-        f"per_channel({key}, x.ndim)" if key in function.learned else key for key in named
-    )
+        f"per_channel({key}, x.ndim)" if key in function.learned
+        else f"number({key!r}, {key})" if key in function.parameters
+        else key
+        for key in named
+    )  # fmt: skip
     OPERATORS[function.name] = define_activation(function)
     body = f"return OPERATORS[{function.name!r}]({arguments})"
     if function.gated:
@@ -242,6 +245,18 @@ def _example(function: fa.Activation) -> str:
         return ", x"
     required = [key for key, value in function.parameters.items() if value is None]
     return "".join(", torch.tensor(0.25)" if k in function.learned else ", 0.25" for k in required)
+
+
+def number(name: str, value: Value) -> float:
+    """A parameter that is not learned: no gradient is computed for it, so none may be wanted."""
+    if not isinstance(value, Tensor):
+        return value
+    if (torch.is_grad_enabled() and value.requires_grad) or has_tangent(value):
+        raise ValueError(
+            f"{name}: a tensor that requires a gradient is not accepted, as it would get none; "
+            "expected a number, or a tensor without"
+        )
+    return float(value)
 
 
 def per_channel(weight: Tensor, ndim: int) -> Tensor:
@@ -310,7 +325,11 @@ def settle(activation: str | fa.Activation | None, params: Mapping[str, Value] |
     for key, value in complete.items():
         if value is None:
             raise TypeError(f"activation_params[{key!r}]: missing; {activation} requires it")
-    numbers = [float(value) for key, value in complete.items() if key != learned]
+    numbers = [
+        float(number(f"activation_params[{key!r}]", value))
+        for key, value in complete.items()
+        if key != learned
+    ]
     return Settings(activation, numbers, complete.get(learned))
 
 

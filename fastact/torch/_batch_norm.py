@@ -348,6 +348,7 @@ def _apply(
     bias: Tensor | None, training: bool, momentum: float, eps: float, settings: Settings,
     residual: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
+    _check_running(running_mean, running_var)
     if training and x.numel() == 0:
         return _of_nothing(x, weight, bias)
     name, numbers, learned = settings
@@ -361,6 +362,16 @@ def _apply(
         count = x.numel() // x.shape[AXIS]
         _track_operator(running_mean, running_var, state, count, momentum)
     return y
+
+
+def _check_running(mean: Tensor | None, var: Tensor | None) -> None:
+    """They are constants: as such they would get no gradient."""
+    for name, tensor in ("running_mean", mean), ("running_var", var):
+        if tensor is not None and tensor.requires_grad and torch.is_grad_enabled():
+            raise ValueError(
+                f"{name}: a tensor that requires a gradient is not accepted, as it would get none; "
+                f"expected one without: {name}.detach()"
+            )
 
 
 def _of_nothing(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:

@@ -42,6 +42,10 @@ def is_forward_mode() -> bool:
     return forward_ad._current_level >= 0  # there is no public way
 
 
+def has_tangent(tensor: Tensor) -> bool:
+    return is_forward_mode() and forward_ad.unpack_dual(tensor).tangent is not None
+
+
 def is_observed() -> bool:
     """Whether a mode, a transform, a tracer or a profiler would see an operator."""
     return bool(
