@@ -1,5 +1,6 @@
 """Calls take the short way to a kernel only where nothing would see an operator pass."""
 
+import copy
 import warnings
 
 import pytest
@@ -253,6 +254,31 @@ def test_a_trace_holds_the_operator():
     x = torch.randn(3)
     graph = torch.fx.experimental.proxy_tensor.make_fx(getattr(fat, NAME))(x)
     assert f"fastact.{NAME}" in graph.code
+
+
+class Traced(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.act = (
+            fat.BatchNorm1d(3, activation=NAME),
+            fat.Activation(LEARNED[0], weight=0.2),
+        )
+        self.body = torch.nn.Sequential(fat.BatchNorm1d(3, momentum=None))
+
+    def forward(self, x):
+        y = fat.batch_norm(self.norm(x, x), training=True, activation=NAME)
+        y = getattr(fat, GATED[0])(self.act(y), x)
+        return getattr(fat, LEARNED[0])(self.body(y), x[0])
+
+
+def test_torch_fx_traces_models():
+    model, x = Traced(), torch.randn(6, 3)
+    traced = torch.fx.symbolic_trace(copy.deepcopy(model))
+    for _ in range(2):
+        torch.testing.assert_close(traced(x), model(x))
+    torch.testing.assert_close(traced.state_dict(), model.state_dict())
+    assert {"norm", "body.0"} <= {str(node.target) for node in traced.graph.nodes}
+    assert fat.batch_norm in {node.target for node in traced.graph.nodes}
 
 
 def test_saved_tensors_are_seen_by_hooks():

@@ -223,6 +223,12 @@ def make_function(function: fa.Activation) -> Callable[..., Tensor]:
     body = f"return OPERATORS[{function.name!r}]({arguments})"
     if function.gated:
         body = f"if x.shape != gate.shape: x, gate = torch.broadcast_tensors(x, gate)\n    {body}"
+    if function.gated or function.learned:  # they look at shapes, which torch.fx's proxies lack
+        body = (
+            "if torch.overrides.has_torch_function_unary(x): return torch.overrides."
+            f"handle_torch_function(functions[{function.name!r}], (x,), {', '.join(named)})\n"
+            f"    {body}"
+        )
     made: dict[str, Callable[..., Tensor]] = {}
     exec(f"def {function.name}({header}):\n    {body}", globals(), made)
     result = made[function.name]

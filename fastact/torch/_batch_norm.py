@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, fx
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 import fastact as fa
 from fastact import _kernels
@@ -337,6 +338,11 @@ def batch_norm(
     tensor([[0., 0.],
             [1., 1.]])
     """
+    if has_torch_function_unary(x):  # torch.fx's proxies: one node
+        return handle_torch_function(
+            batch_norm, (x,), x, running_mean, running_var, weight, bias, training, momentum, eps,
+            activation=activation, activation_params=activation_params, residual=residual,
+        )  # fmt: skip
     return _apply(
         x, running_mean, running_var, weight, bias, training, momentum, eps,
         settle(activation, activation_params), residual,
@@ -414,6 +420,9 @@ class FusedBatchNorm(torch.nn.modules.batchnorm._BatchNorm):
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """The residual, which broadcasts, is added before the activation."""
+        if isinstance(input, fx.Proxy) and (path := input.tracer.path_of_module(self)):
+            operands = (input,) if residual is None else (input, residual)
+            return input.tracer.create_proxy("call_module", path, operands, {})  # as torch's own
         if residual is not None and not self._takes(residual, input):
             z = self._run(input, None, Settings()) + residual
             return z if self.activation is None else self.activation(z)
