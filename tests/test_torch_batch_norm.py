@@ -7,7 +7,7 @@ import pickle
 
 import numpy as np
 import pytest
-from conftest import LEARNED, NAMES, SCALAR, assert_same_bits, once
+from conftest import GATED, LEARNED, NAMES, SCALAR, assert_same_bits, once
 from torch_tools import as_array, dtypes, fa, fat, function_of, numbers, torch
 
 ROWS = fat._batch_norm.ROWS
@@ -491,6 +491,28 @@ def test_autocast_to_bfloat16():
     assert net[1].weight.grad.dtype is torch.float32
     assert net[1].running_mean.dtype is torch.float32
     torch.testing.assert_close(y.float(), reference(x), rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("call", [
+    lambda a, b: getattr(fat, GATED[0])(a, b),
+    lambda a, b: fat.batch_norm(a, training=True, residual=b, activation=NAMES[-1]),
+], ids=["gate", "residual"])  # fmt: skip
+def test_autocast_mixes_dtypes(call, compiled):
+    conv, x, other = torch.nn.Conv2d(3, 8, 3), torch.randn(4, 3, 8, 8), torch.randn(4, 8, 6, 6)
+    with pytest.raises((TypeError, ValueError), match="bfloat16"):
+        call(conv(x).bfloat16(), other)
+    orders = [lambda: call(conv(x), other), lambda: call(other, conv(x))]
+    for order in orders:
+        torch._dynamo.reset()
+        run = torch.compile(order, backend="aot_eager", fullgraph=True) if compiled else order
+        with torch.autocast("cpu", torch.bfloat16):
+            y = run()
+        assert y.dtype is torch.float32
+        torch.testing.assert_close(y, order(), rtol=0.1, atol=0.1)
+        conv.zero_grad()
+        y.sum().backward()
+        assert conv.weight.grad.dtype is torch.float32
 
 
 def test_double_tensors_everywhere():

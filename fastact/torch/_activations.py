@@ -7,7 +7,7 @@ Operators take the parameters of the table's row: numbers, and a tensor where on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ import fastact as fa
 from fastact._activation import activation as find_activation
 from fastact.torch import _composed
 from fastact.torch._operators import Context, Operator, define, has_tangent, threads
-from fastact.torch._tensors import array_of, check, empty_like, tensor_like
+from fastact.torch._tensors import array_of, check, empty_like, promoted, tensor_like
 
 Value = float | Tensor
 OPERATORS: dict[str, Operator] = {}  # by name, for the functions: torch.compile finds it here
@@ -222,7 +222,7 @@ def make_function(function: fa.Activation) -> Callable[..., Tensor]:
     OPERATORS[function.name] = define_activation(function)
     body = f"return OPERATORS[{function.name!r}]({arguments})"
     if function.gated:
-        body = f"if x.shape != gate.shape: x, gate = torch.broadcast_tensors(x, gate)\n    {body}"
+        body = f"x, gate = alike(x, gate)\n    {body}"
     if function.gated or function.learned:  # they look at shapes, which torch.fx's proxies lack
         body = (
             "if torch.overrides.has_torch_function_unary(x): return torch.overrides."
@@ -263,6 +263,12 @@ def number(name: str, value: Value) -> float:
             "expected a number, or a tensor without"
         )
     return float(value)
+
+
+def alike(x: Tensor, gate: Tensor) -> Sequence[Tensor]:
+    """Both in one shape."""
+    x, gate = promoted(x, gate)
+    return (x, gate) if x.shape == gate.shape else torch.broadcast_tensors(x, gate)
 
 
 def per_channel(weight: Tensor, ndim: int) -> Tensor:

@@ -33,7 +33,7 @@ from fastact.torch._operators import (
     threads,
     unless_observed,
 )
-from fastact.torch._tensors import array_of, check, dtype_of, tensor_like, tensor_of
+from fastact.torch._tensors import array_of, check, dtype_of, promoted, tensor_like, tensor_of
 
 AXIS = 1  # torch's channels
 ARGUMENTS = (
@@ -318,7 +318,8 @@ def batch_norm(
     activation_params : dict, optional
         Its parameters: numbers, and for a learned one a tensor of one value or of shape (C,).
     residual : Tensor, optional
-        What is added before the activation; broadcasts to x, and has its dtype.
+        What is added before the activation; broadcasts to x, and has its dtype. Only under autocast
+        it may have another; both are promoted then.
 
     Returns
     -------
@@ -343,6 +344,8 @@ def batch_norm(
             batch_norm, (x,), x, running_mean, running_var, weight, bias, training, momentum, eps,
             activation=activation, activation_params=activation_params, residual=residual,
         )  # fmt: skip
+    if residual is not None:
+        x, residual = promoted(x, residual)
     return _apply(
         x, running_mean, running_var, weight, bias, training, momentum, eps,
         settle(activation, activation_params), residual,

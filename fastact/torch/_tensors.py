@@ -32,6 +32,14 @@ def check(name: str, tensor: torch.Tensor) -> None:
         raise TypeError(f"{name}: dtype {tensor.dtype} is not accepted; expected {accepted}")
 
 
+def promoted(x: torch.Tensor, other: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both in one dtype where autocast, which mixes dtypes unasked, is on; else as they are."""
+    if x.dtype is other.dtype or not torch.is_autocast_enabled("cpu"):
+        return x, other
+    dtype = torch.promote_types(x.dtype, other.dtype)
+    return x.to(dtype), other.to(dtype)
+
+
 def array_of(name: str, tensor: torch.Tensor) -> np.ndarray:
     """The tensor's own memory as an array, whatever its strides."""
     if tensor.dtype in SHARED and tensor.is_cpu and tensor.layout is STRIDED:
