@@ -559,3 +559,37 @@ class AddingTwo(nn.Module):
 def test_an_addition_of_two_is_fused_with_one():
     check(AddingTwo(), 6, 4, fused={"first": "relu"},
           left={"second": "the addition behind it is fused with first"})  # fmt: skip
+
+
+@pytest.mark.parametrize("make", [
+    lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.PReLU(4), Block(4, 2, True)),
+    lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.BatchNorm2d(4), nn.SiLU())),
+], ids=["block", "chain"])  # fmt: skip
+def test_back_again(make):
+    model = randomize(make())
+    reference = copy.deepcopy(model)
+    tensors = {k: id(v) for k, v in [*model.named_parameters(), *model.named_buffers()]}
+    assert fat.fuse(model).replaced
+    fused = copy.deepcopy(model)
+    assert fat.unfuse(model) is model
+    assert {k: id(v) for k, v in [*model.named_parameters(), *model.named_buffers()]} == tensors
+    fused.load_state_dict({k: v * 1 for k, v in reference.state_dict().items()}, assign=True)
+    x = torch.randn(2, 3, 10, 10, dtype=torch.float64)
+    want = reference(x)
+    for one in (model, fat.unfuse(fused)):
+        assert [type(m) for m in one.modules()] == [type(m) for m in reference.modules()]
+        assert repr(one) == repr(reference)
+        assert list(one.state_dict()) == list(reference.state_dict())
+        assert one(x).equal(want)
+    assert fat.fuse(model).replaced
+
+
+def test_back_again_leaves_what_was_written_by_hand():
+    model = nn.Sequential(fat.BatchNorm1d(4, activation="relu"), nn.BatchNorm1d(4), nn.ReLU())
+    assert fat.fuse(model).replaced
+    fat.SyncBatchNorm.convert_sync_batchnorm(model)
+    x = torch.randn(6, 4)
+    want = model(x)
+    fat.unfuse(model)
+    assert [type(m).__name__ for m in model] == ["SyncBatchNorm", "SyncBatchNorm", "ReLU"]
+    torch.testing.assert_close(model(x), want)

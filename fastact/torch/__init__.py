@@ -9,7 +9,8 @@ torch.Size([2, 8, 5, 5])
 - `batch_norm`, and `BatchNorm1d`, `BatchNorm2d`, `BatchNorm3d`: torch's, fused with any activation.
 - `SyncBatchNorm`, with statistics of all processes, by gloo; `Communicator`, for fastact's own
   ``comm=``.
-- `fuse(model)` finds BatchNorm and the activation behind it in a model and makes them one.
+- `fuse(model)` finds BatchNorm and the activation behind it in a model and makes them one;
+  `unfuse(model)` makes them two again.
 
 All are operators of `torch.library`: one node for torch.compile and torch.export. fastact itself
 never imports torch.
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from fastact.torch._activations import Activation, functions
 from fastact.torch._batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, batch_norm
-from fastact.torch._fuse import Report, fuse
+from fastact.torch._fuse import Report, fuse, unfuse
 from fastact.torch._randomized import rrelu_training
 from fastact.torch._sync import Communicator, SyncBatchNorm
 
@@ -46,4 +47,5 @@ __all__ = [
     "batch_norm",
     "fuse",
     "rrelu_training",
+    "unfuse",
 ]

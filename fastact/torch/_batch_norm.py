@@ -489,6 +489,12 @@ DOCUMENTATION = """`torch.nn.{name}` on the CPU, optionally fused with an activa
     **newer
         What else the installed torch's class takes.
 
+    Notes
+    -----
+    To torch it is a BatchNorm: tools that replace one, as
+    ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` and ``torch.nn.utils.fusion`` do, drop the
+    activation without a word. `fastact.torch.SyncBatchNorm` has a conversion that keeps it.
+
     Examples
     --------
     >>> import torch, fastact.torch as fat

@@ -5,7 +5,7 @@ children are single nodes (a Sequential's own children stand there instead of it
 BatchNorm whose only use is an activation is half of a pair. The pair is replaced in place:
 
 - the BatchNorm becomes fastact's by its class; parameters, buffers, hooks, names and keys stay;
-- an activation module that is called nowhere else becomes an Identity;
+- an activation module that is called nowhere else gives place to one that does nothing;
 - where the activation is a function, or a module that is called elsewhere too, the traced forward
   is rewritten without it, and the module gets a subclass of its class with that forward.
 """
@@ -441,18 +441,27 @@ def _check_norm(norm: nn.Module, calls: int, registrations: int) -> None:
 
 
 class Absorbed(nn.Module):
-    """Where an activation with a learned parameter was: it keeps the parameter, under its key."""
+    """Where an activation was: it keeps a learned parameter, under its key, and the activation."""
 
     def __init__(self, activation: nn.Module, learned: str) -> None:
         super().__init__()
-        self.was = type(activation).__name__
-        self.register_parameter(learned, getattr(activation, learned))
+        self.was = (activation,)  # in a tuple: it is no child
+        self.learned = learned
+        self.training = activation.training
+        if learned:
+            self.register_parameter(learned, getattr(activation, learned))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x
 
+    def restored(self) -> nn.Module:
+        (activation,) = self.was
+        if self.learned:
+            setattr(activation, self.learned, getattr(self, self.learned))
+        return activation.train(self.training)
+
     def extra_repr(self) -> str:
-        return self.was
+        return type(self.was[0]).__name__
 
 
 class Borrowed(Activation):
@@ -478,9 +487,8 @@ def _replace(pair: Pair, container: Container, calls: Count, registrations: Coun
         activation = _called(container.module, pair.activation)
         if calls[id(activation)] == registrations[id(activation)] == 1:
             rewrites = False
-            gone = Absorbed(activation, TABLE[pair.match.name][1]) if owner else nn.Identity()
+            gone = Absorbed(activation, TABLE[pair.match.name][1])
             owner = gone if owner else None
-            gone.training = activation.training
             container.module.set_submodule(str(pair.activation.target), gone)
     norm.activation = Borrowed(pair.match, owner)
     norm.activation.training = norm.training
@@ -586,7 +594,10 @@ def _subclass(kind: type[nn.Module], train: Source, evaluate: Source) -> type[nn
     def reduce(self: nn.Module, protocol: SupportsIndex) -> tuple[Any, ...]:
         return _revive, (kind, train, evaluate), self.__dict__.copy()
 
-    members = {"forward": forward, "__reduce_ex__": reduce, "__module__": kind.__module__}
+    members = {
+        "forward": forward, "__reduce_ex__": reduce, "__module__": kind.__module__,
+        "_unfused": kind,
+    }  # fmt: skip
     return type(f"Fused{kind.__name__}", (kind,), members)
 
 
@@ -624,6 +635,9 @@ def fuse(model: nn.Module, *, assume_whole: bool = False) -> Report:
     are in the report as ``rewritten``. Modules with hooks on what fusion would change, or with a
     forward that was set on the instance, are left.
 
+    To torch a fused BatchNorm is one of its own: ``SyncBatchNorm.convert_sync_batchnorm`` and
+    ``torch.nn.utils.fusion`` drop the activation without a word. Call `unfuse` before them.
+
     Examples
     --------
     >>> import torch, fastact.torch as fat
@@ -655,6 +669,53 @@ def fuse(model: nn.Module, *, assume_whole: bool = False) -> Report:
         if key not in done:
             report.left.append(Left(name, reasons.get(key) or survey.why_not(name)))
     return report
+
+
+def unfuse(model: nn.Module) -> nn.Module:
+    """Undo `fuse`, in place: torch's BatchNorms, activations and forwards are there again.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Parameters, buffers and keys of the state dict stay the same objects. A BatchNorm that was
+        given its activation by hand stays as it is.
+
+    Returns
+    -------
+    torch.nn.Module
+        `model` itself.
+
+    Notes
+    -----
+    For tools that take a fused BatchNorm for a plain one and drop its activation without a word:
+    ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` and
+    ``torch.nn.utils.fusion.fuse_conv_bn_eval`` are two.
+
+    Examples
+    --------
+    >>> import torch, fastact.torch as fat
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.BatchNorm1d(3), nn.ReLU())
+    >>> report = fat.fuse(model)
+    >>> fat.unfuse(model)[1]
+    ReLU()
+    """
+    for name, module in list(model.named_modules()):
+        if isinstance(module, Absorbed):
+            model.set_submodule(name, module.restored())
+        elif isinstance(module, FusedBatchNorm) and isinstance(module.activation, Borrowed):
+            module.activation = None
+            _restore_class(module)
+        while hasattr(type(module), "_unfused"):
+            module.__class__ = type(module)._unfused
+    return model
+
+
+def _restore_class(norm: FusedBatchNorm) -> None:
+    for theirs, ours in CLASSES.items():
+        if type(norm) is ours:
+            del norm.activation
+            norm.__class__ = theirs  # type: ignore[assignment]
 
 
 def _fuse_container(
