@@ -248,6 +248,22 @@ def test_memory_that_does_not_hold_the_values():
     assert negative.is_neg()
     torch.testing.assert_close(function(negative), function(negative.clone()))
     torch.testing.assert_close(function(torch._efficientzerotensor(3)), function(torch.zeros(3)))
+    left = []
+    torch.func.grad(lambda x: left.append(x * 1) or x.sum())(torch.ones(3))
+    y = function(left[0])  # what a transform has left behind is an ordinary tensor
+    assert y.equal(function(torch.ones(3)))
+    assert not y.requires_grad
+
+
+def test_every_ordinary_tensor_takes_the_short_way():
+    x = torch.randn(4, 3, 2, 2)
+    with torch.inference_mode():
+        inference = x * 1
+    for tensor in (
+        x, x.requires_grad_(), torch.nn.Parameter(x), x.detach()[::2, 1:], x.bfloat16(), inference,
+        torch.from_numpy(x.detach().numpy()), x.to(memory_format=torch.channels_last),
+    ):  # fmt: skip
+        assert _operators.are_plain((tensor,))
 
 
 def test_a_trace_holds_the_operator():

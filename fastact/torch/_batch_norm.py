@@ -160,7 +160,8 @@ def _like(tensor: Tensor | None, values: Any) -> Tensor:
     """A gradient of a tensor; an empty one where there is no such tensor."""
     if tensor is None:
         return torch.empty(0)
-    return tensor_of(np.reshape(values, tuple(tensor.shape)), tensor.dtype)
+    gradient = tensor_of(np.asarray(values), tensor.dtype)
+    return gradient if gradient.shape == tensor.shape else gradient.reshape(tensor.shape)
 
 
 def _fake_backward(dy: Tensor, x: Tensor, state: Tensor, *rest: Any) -> tuple[Tensor, ...]:
@@ -426,11 +427,13 @@ class FusedBatchNorm(torch.nn.modules.batchnorm._BatchNorm):
         if isinstance(input, fx.Proxy) and (path := input.tracer.path_of_module(self)):
             operands = (input,) if residual is None else (input, residual)
             return input.tracer.create_proxy("call_module", path, operands, {})  # as torch's own
+        activation = self.activation  # once: a module looks through three dictionaries for it
         if residual is not None and not self._takes(residual, input):
             z = self._run(input, None, Settings()) + residual
-            return z if self.activation is None else self.activation(z)
-        settings = Settings() if self.activation is None else self.activation.settings()
-        return self._run(input, residual, settings)
+            return z if activation is None else activation(z)
+        return self._run(
+            input, residual, Settings() if activation is None else activation.settings()
+        )
 
     if TYPE_CHECKING:  # torch's, which has no types
 
@@ -442,18 +445,18 @@ class FusedBatchNorm(torch.nn.modules.batchnorm._BatchNorm):
 
     def _run(self, input: Tensor, residual: Tensor | None, settings: Settings) -> Tensor:
         self._check_input_dim(input)
-        tracks = self.training and self.track_running_stats
-        statistics = (self.running_mean, self.running_var)
+        training, mean, var = self.training, self.running_mean, self.running_var
+        tracks = training and self.track_running_stats
         y = self._normalise(
             input,
-            statistics if tracks or not self.training else (None, None),
-            self.training or (self.running_mean is None and self.running_var is None),
+            (mean, var) if tracks or not training else (None, None),
+            training or (mean is None and var is None),
             self._momentum(tracks),
             settings,
             residual,
         )
-        if tracks and self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
+        if tracks and (batches := self.num_batches_tracked) is not None:
+            batches.add_(1)
         return y
 
     def _normalise(

@@ -28,6 +28,7 @@ LIBRARY = torch.library.Library("fastact", "DEF")
 PLAIN = (Tensor, torch.nn.Parameter)
 internals: Any = torch._C  # its stubs leave out what is asked here
 is_batched = internals._functorch.is_legacy_batchedtensor  # grad(..., is_grads_batched=True)
+is_left = internals._functorch.is_dead_tensor_wrapper  # by a transform that has ended
 NOT_TENSORS = (type(None), bool, int, float, str, list)  # that a schema here has
 
 
@@ -63,7 +64,7 @@ def are_plain(inputs: tuple[Any, ...]) -> bool:
     for a in inputs:
         kind = type(a)
         if kind in PLAIN:
-            if not a.is_cpu or a.is_neg() or a._is_zerotensor() or is_batched(a):
+            if not a.is_cpu or a.is_neg() or a._is_zerotensor() or is_batched(a) or is_left(a):
                 return False
         elif kind not in NOT_TENSORS:
             return False
@@ -84,7 +85,11 @@ def unless_observed(operator: Operator, kernel: Operator) -> Operator:
 def differentiable(
     kernel: Operator, gradient: Gradient, save: Save, composed: Operator
 ) -> Operator:
-    """With an autograd formula; in forward mode, composed of what has its own."""
+    """With an autograd formula; in forward mode, composed of what has its own.
+
+    No transform of torch.func is active, and its wrappers do not come here: so `apply` need not
+    look for them, which takes longer than the kernel of a small tensor.
+    """
 
     class Differentiable(torch.autograd.Function):
         @staticmethod
@@ -95,7 +100,7 @@ def differentiable(
 
         backward = staticmethod(gradient)
 
-    apply: Operator = Differentiable.apply
+    apply: Operator = super(torch.autograd.Function, Differentiable).apply
 
     def call(*inputs: Any) -> Any:
         if is_forward_mode():
