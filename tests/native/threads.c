@@ -30,7 +30,7 @@ enum { MAY_FORK = 0 };
 enum { MAY_FORK = 1 };
 #endif
 
-static atomic_int wrong, rounds_left, forks_left;
+static atomic_int wrong, rounds_left, forks_left, children_right;
 static _Atomic(void *) shelf; /* a block that one thread leaves for another */
 
 typedef struct {
@@ -112,6 +112,8 @@ static void fork_once(void)
     int status = 0;
     if (pid < 0 || waitpid(pid, &status, 0) < 0 || status)
         atomic_store(&wrong, 1);
+    else
+        atomic_fetch_add(&children_right, 1);
 }
 
 static void *caller(void *number)
@@ -156,6 +158,7 @@ int main(int argc, char **argv)
     for (int k = 0; k < CALLERS; k++)
         pthread_join(threads[k], NULL);
     fa_pool_free(NULL, atomic_load(&shelf), BLOCK);
-    printf("%s, %d forks\n", atomic_load(&wrong) ? "wrong" : "right", forks - atomic_load(&forks_left));
+    printf("%s, %d forks, %d right\n", atomic_load(&wrong) ? "wrong" : "right", forks - atomic_load(&forks_left),
+           atomic_load(&children_right));
     return atomic_load(&wrong);
 }
