@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -33,12 +34,13 @@ from native import (
     must,
     need,
     pack_corpus,
-    record,
+    reports,
     run,
     searched,
     tail,
     unpack_corpus,
 )
+from reliability import record
 
 BUILD, TARGET = ROOT / "build" / "border", ROOT / "tests" / "border" / "target.py"
 CORPUS = TARGET.with_name("corpus.txt")  # a case a line, in hexadecimal
@@ -53,6 +55,7 @@ LIMITS = (
     "-rss_limit_mb=2048",
     "-print_final_stats=1",
 )
+LEAST_ACCEPTED = 0.05  # of each kind of call: a kind that is always refused tests its checks alone
 PLANTED = [
     Bug("a-forgotten-overlap", "_checks.py",
         "if np.may_share_memory(out, np.asarray(other)):",
@@ -60,6 +63,9 @@ PLANTED = [
     Bug("swapped-bytes", "_activation.pyx",
         "if dtype < 0 or extra < 0 or not PyArray_ISNOTSWAPPED(param):",
         "if dtype < 0 or extra < 0:", "AssertionError"),
+    Bug("a-weight-folded-in-place", "_convert.py",
+        "folded = (given.astype(np.float64) * along).astype(given.dtype)",
+        "folded = np.multiply(given, along, out=given, casting='unsafe')", "AssertionError"),
 ]  # fmt: skip
 
 
@@ -124,11 +130,21 @@ def find(bug: Bug, seconds: int, from_nothing: bool) -> str:
     made = build(bug.name, bug)
     folder = [] if from_nothing else [unpack_corpus(made / "corpus", CORPUS)]
     done = fuzz(made, f"-max_total_time={seconds}", f"-artifact_prefix={made}/", *folder)
-    if done.returncode == 0 or bug.said not in done.stdout:
+    if done.returncode == 0 or bug.said not in done.stdout or not reports(done.stdout):
         sys.exit(f"the planted bug {bug.name} was not found:\n{tail(done)}")
     cases = re.findall(r"^#(\d+)", done.stdout, re.MULTILINE)
     print(f"  planted: {bug.name} in {bug.file}: found (after some {cases[-1]} cases)", flush=True)
     return bug.name
+
+
+def accepted(said: str) -> dict[str, float]:
+    """Kind of call -> which share was accepted, from the last line that says so."""
+    calls = json.loads(re.findall(r"^accepted: (.*)$", said, re.MULTILINE)[-1])
+    shares = {name: round(taken / count, 3) for name, (taken, count) in sorted(calls.items())}
+    print("  accepted:", ", ".join(f"{name} {share:.1%}" for name, share in shares.items()))
+    if rare := [name for name, share in shares.items() if share < LEAST_ACCEPTED]:
+        sys.exit(f"less than {LEAST_ACCEPTED:.0%} accepted: {', '.join(rare)}")
+    return shares
 
 
 def border(options) -> dict:
@@ -139,7 +155,8 @@ def border(options) -> dict:
     figures = {"planted": [find(bug, 300, options.record) for bug in PLANTED]}
     folder = unpack_corpus(BUILD / "corpus", CORPUS)
     limits = (f"-max_total_time={options.seconds}", f"-artifact_prefix={BUILD}/")
-    figures |= searched(fuzz_all(made, *limits, folder), options.seconds)
+    said = fuzz_all(made, *limits, folder)
+    figures |= searched(said, options.seconds) | {"accepted": accepted(said)}
     if options.record:
         figures["corpus"] = pack_corpus(partial(fuzz_all, made), folder, CORPUS)
     return figures

@@ -8,8 +8,11 @@ with copies of their own says what it has to give:
 - no byte changes but those of the outputs, and none at all when the call is refused.
 """
 
+import inspect
+import json
 import os
 import sys
+from collections import defaultdict
 
 sys.setdlopenflags(os.RTLD_NOW | os.RTLD_GLOBAL)  # the Cython modules call into the fuzzer
 import atheris  # noqa: E402
@@ -29,6 +32,8 @@ FLOATS = [np.dtype(name) for name in ("f4", "f8", "f2")] + [BF16]
 DTYPES = FLOATS + [np.dtype(name) for name in (">f4", ">f8", "i4", "u1", "?", "i8", ">i2", "c8")]
 DTYPES += [np.dtype(name) for name in ("g", "M8[s]", "V4", "S4", "O")]
 LENGTHS = [3, 2, 4, 1, 5, 17, 0]
+NAMINGS = ["torch", "keras", "inplace_abn"]
+CALLS = defaultdict(lambda: [0, 0])  # name -> how many were accepted, of how many
 SHARING = ("overlap", "share memory")
 ODD = [None, True, "1", -1, 1, 2, 0.5, 0.0, float("nan"), float("inf"), 10**400, 1j, [1.0], object]
 
@@ -116,54 +121,127 @@ def activation(case):
     return (function.backward if backward else function), arrays, named
 
 
+class Geometry:
+    """What the arrays of a BatchNorm have in common."""
+
+    def __init__(self, case):
+        self.shape, self.dtype = case.shape(2), case.one_of(FLOATS)
+        self.axis = case.one_of([1, -1, 0, -2])
+        self.channels = self.shape[self.axis]
+        self.small = case.one_of([np.dtype("f4"), self.dtype, np.dtype("f8")])
+        self.rest = tuple(np.delete(self.shape, self.axis))
+
+    def like_x(self, case):
+        return case.view(self.shape, self.dtype)
+
+    def a_channel(self, case):
+        return case.view((self.channels,), self.small)
+
+    def affine(self, case):
+        named = {}
+        for name in ("weight", "bias"):
+            named |= case.option(name, lambda: self.a_channel(case), ODD)
+        return named
+
+    def counted(self, case):
+        named = case.option("residual", lambda: self.like_x(case), ODD)
+        named |= case.option("mask", lambda: case.view(self.rest, np.dtype("?")), [[True], *ODD])
+        return named | case.option("sample_weight", lambda: case.view(self.rest, self.small), ODD)
+
+    def fused(self, case):
+        named = case.option("activation", lambda: case.one_of(list(fa.activations)), ["?", *ODD])
+        chosen = named.get("activation")
+        if type(chosen) is str and chosen in fa.activations and fa.activations[chosen].parameters:
+            (name, *_) = fa.activations[chosen].parameters
+            value = case.one_of([0.25, np.ones(self.channels), *ODD])
+            named["activation_params"] = case.often({name: value}, lambda: None)
+        return named
+
+
+def eps(case):
+    return case.option("eps", lambda: case.one_of([1e-3, 0.0, 1]), ODD)
+
+
 def batch_norm(case):
-    shape, dtype = case.shape(2), case.one_of(FLOATS)
-    axis = case.one_of([1, -1, 0, -2])
-    channels = shape[axis]
-    small = case.one_of([np.dtype("f4"), dtype, np.dtype("f8")])
-    rest = tuple(np.delete(shape, axis))
-    x = case.view(shape, dtype)
-    named = {"axis": case.often(axis, lambda: case.one_of([7, -9, *ODD]))}
+    of = Geometry(case)
+    x = of.like_x(case)
+    named = {"axis": case.often(of.axis, lambda: case.one_of([7, -9, *ODD]))}
     named["training"] = case.one_of([True, False, True, 1])
-    for name in ("weight", "bias"):
-        named |= case.option(name, lambda: case.view((channels,), small), ODD)
+    named |= of.affine(case)
     if case.byte() % 2 or named["training"] is False:
         for name in ("running_mean", "running_var"):
-            named[name] = case.often(case.view((channels,), small), lambda: None)
-    named |= case.option("residual", lambda: case.view(shape, dtype), ODD)
-    named |= case.option("mask", lambda: case.view(rest, np.dtype("?")), [[True], *ODD])
-    named |= case.option("sample_weight", lambda: case.view(rest, small), ODD)
-    named |= case.option("eps", lambda: case.one_of([1e-3, 0.0, 1]), ODD)
+            named[name] = case.often(of.a_channel(case), lambda: None)
+    named |= of.counted(case) | eps(case)
     named |= case.option("momentum", lambda: case.one_of([0.5, 0.0, 1]), ODD)
     named |= case.option("convention", lambda: case.one_of(["keras", "biased/batch"]), ODD)
-    named |= case.option("activation", lambda: case.one_of(list(fa.activations)), ["?", *ODD])
-    chosen = named.get("activation")
-    if type(chosen) is str and chosen in fa.activations and fa.activations[chosen].parameters:
-        (name, *_) = fa.activations[chosen].parameters
-        value = case.one_of([0.25, np.ones(channels), *ODD])
-        named["activation_params"] = case.often({name: value}, lambda: None)
+    named |= of.fused(case)
     if case.byte() % 2:
-        named["out"] = case.view(shape, dtype)
+        named["out"] = of.like_x(case)
     kind = case.byte() % 4
     if kind == 0:
         return fa.batch_norm, [x], named
     named |= case.option("save_for_backward", lambda: "output", ["input", "x", None])
-    dy = case.view(shape, dtype)
-    dx = case.view(shape, dtype) if kind == 2 else None
+    dy = of.like_x(case)
+    dx = of.like_x(case) if kind == 2 else None
     return forward_and_backward, [x, dy], {**named, "dx": dx}
 
 
 def forward_and_backward(x, dy, *, dx=None, **named):
-    """A call that is refused has written nothing, so a refused backward is a result here."""
     y, ctx = fa.batch_norm_forward(x, **named)
-    if any(np.may_share_memory(dy, array) for array in written(named) if array is not None):
+    if is_written(dy, named):
         return y, ctx.mean, ctx.var
-    try:
-        grads = fa.batch_norm_backward(dy, ctx, out=dx)
-    except (TypeError, ValueError) as error:
-        return y, ctx.mean, ctx.var, Refused(error)
-    learned = (grads.activation_params or {}).values()
-    return y, ctx.mean, ctx.var, grads.x, grads.weight, grads.bias, grads.residual, *learned
+    return y, ctx.mean, ctx.var, *attempt(fa.batch_norm_backward, dy, ctx, out=dx)
+
+
+def is_written(dy, named):
+    return any(np.may_share_memory(dy, array) for array in written(named) if array is not None)
+
+
+def layer(case):
+    of = Geometry(case)
+    x, dy = of.like_x(case), of.like_x(case)
+    named = of.counted(case)
+    if case.byte() % 2:
+        named["out"] = of.like_x(case)
+    if case.byte() % 2:
+        named["dx"] = of.like_x(case)
+    named["settings"] = {"axis": of.axis, **eps(case), **of.fused(case)}
+    for name in ("affine", "track_running_stats"):
+        named["settings"] |= case.option(name, lambda: False, ODD)
+    named["settings"] |= case.option("momentum", lambda: None, ODD)
+    named["settings"] |= case.option("dtype", lambda: case.one_of(FLOATS), [int, "g"])
+    return train_and_evaluate, [x, dy], named
+
+
+def train_and_evaluate(x, dy, *, settings, dx=None, **named):
+    """What is evaluated is a layer that has loaded the state, on data that nothing has written."""
+    channels = x.shape[settings["axis"]] if x.ndim > 1 else 1
+    trained, loaded = (fa.BatchNorm(channels, **settings) for _ in range(2))
+    y = trained(x, **named)
+    results = () if is_written(dy, named) else attempt(trained.backward, dy, out=dx)
+    loaded.load_state_dict(trained.state_dict())
+    z = loaded.eval()(np.linspace(-2, 2, x.size, dtype="f4").reshape(x.shape))
+    return y, z, *trained.state_dict().values(), *results
+
+
+def piece(case):
+    of = Geometry(case)
+    dy, x = of.like_x(case), of.like_x(case)
+    stats = fa.BatchStats(8, np.linspace(-1, 1, of.channels), np.full(of.channels, 3.0))
+    odd = [fa.BatchStats(8, [1.0], [2.0]), fa.BatchStats(0, stats.mean, stats.m2), *ODD]
+    stats = case.often(stats, lambda: case.one_of(odd))
+    named = {"axis": case.often(of.axis, lambda: case.one_of([7, -9, *ODD]))}
+    named |= of.affine(case) | of.counted(case) | eps(case) | of.fused(case)
+    kind = case.byte() % 3
+    if kind == 0:
+        return fa.batch_norm_backward_reduce, [dy, x, stats], named
+    if case.byte() % 2:
+        named["out"] = of.like_x(case)
+    if kind == 1:
+        return fa.batch_norm_apply, [x, stats], named
+    sums = fa.BatchNormSums(*np.linspace(-2, 2, 3 * of.channels).reshape(3, -1))
+    sums = case.often(sums, lambda: case.one_of([fa.BatchNormSums(*np.ones((3, 9))), *ODD]))
+    return fa.batch_norm_backward_apply, [dy, x, stats, sums], named
 
 
 def statistics(case):
@@ -175,10 +253,40 @@ def statistics(case):
 
     def stats(x, axis, **named):
         of = fa.batch_norm_stats(x, axis=axis, **named)
-        both = fa.merge_stats([of, of])
+        both = fa.merge_stats(of, of)
         return of.mean, of.var, both.mean, both.var
 
     return stats, [x, axis], named
+
+
+# ---- what is done once, before a model is used ---------------------------------------------------
+
+
+def state(case, names, channels, dtype):
+    arrays = {name: case.view((channels,), dtype) for name in names}
+    return {name: array for name, array in arrays.items() if case.often(True, lambda: False)}
+
+
+def fold(case):
+    of = Geometry(case)
+    bn = state(case, ("running_mean", "running_var", "weight", "bias"), of.channels, of.small)
+    bn = case.often(bn, lambda: case.one_of([fa.BatchNorm(3), *ODD]))
+    bias = case.often(of.a_channel(case), lambda: case.one_of(ODD))
+    named = {"axis": case.often(of.axis, lambda: case.one_of([7, *ODD])), "eps": 1e-5} | eps(case)
+    return fa.fold_batch_norm, [of.like_x(case), bias, bn], named
+
+
+def convert(case):
+    source, target = (case.often(case.one_of(NAMINGS), lambda: case.one_of(ODD)) for _ in range(2))
+    names, between = ("gamma", "beta", "moving_mean", "moving_variance"), "/"
+    if source != "keras":
+        names, between = ("weight", "bias", "running_mean", "running_var", "else"), "."
+    names = [case.one_of(["", "a" + between, "b" + between]) + name for name in names]
+    given = state(case, names, case.one_of(LENGTHS), case.one_of(FLOATS))
+    return fa.convert_state_dict, [case.often(given, lambda: case.one_of(ODD)), source, target], {}
+
+
+KINDS = [activation, batch_norm, batch_norm, statistics, layer, piece, fold, convert]
 
 
 # ---- what must hold ------------------------------------------------------------------------------
@@ -200,13 +308,33 @@ def outcome(function, arguments, named):
         result = function(*arguments, **named)
     except (TypeError, ValueError) as error:
         return Refused(error)
+    return flat(result)
+
+
+def flat(result):
+    """A tuple, of arrays and what else can be compared."""
+    if isinstance(result, fa.BatchNormGradients):
+        learned = (result.activation_params or {}).values()
+        return result.x, result.weight, result.bias, result.residual, *learned
+    if isinstance(result, fa.BatchNormSums):
+        return result.g, result.gx, result.param
+    if isinstance(result, dict):
+        return " ".join(result), *result.values()
     return result if isinstance(result, tuple) else (result,)
+
+
+def attempt(function, *arguments, **named):
+    """A call that is refused has written nothing: that is one more result of the call before it."""
+    result = outcome(function, arguments, named)
+    return (result,) if isinstance(result, Refused) else result
 
 
 def copied(value):
     """Packed, in memory of its own; a read-only one stays so."""
     if isinstance(value, tuple):
         return tuple(copied(part) for part in value)
+    if isinstance(value, dict):
+        return {key: copied(part) for key, part in value.items()}
     if type(value) is not np.ndarray:
         return value
     copy = value.copy(order="C")
@@ -257,13 +385,14 @@ def repeats(memory, arrays):
 def check(data):
     memory = BLOCK.copy()
     case = Case(data, memory)
-    function, arguments, named = case.one_of([activation, batch_norm, batch_norm, statistics])(case)
+    function, arguments, named = case.one_of(KINDS)(case)
     before = memory.copy()
     plain_named = {key: copied(value) for key, value in named.items()}
     with np.errstate(all="ignore"):  # NumPy's casts may raise flags
         want = outcome(function, [copied(value) for value in arguments], plain_named)
         got = outcome(function, arguments, named)
     changed = memory != before
+    count(function, not isinstance(got, Refused))
     if isinstance(got, Refused):
         assert not changed.any(), f"refused, but it has written: {got}"
         if not got.is_about_memory():
@@ -277,6 +406,16 @@ def check(data):
         if isinstance(a, Refused) and a.is_about_memory():
             return  # the backward: nothing follows
         assert same(a, b), f"result {number}: {a!r}; with copies: {b!r}; {function}"
+
+
+def count(function, accepted):
+    """tools/border.py reads the last of these lines: calls that are refused test little."""
+    its_own = inspect.isroutine(function)  # an activation is one of many
+    calls = CALLS[function.__name__ if its_own else type(function).__name__]
+    calls[0] += accepted
+    calls[1] += 1
+    if calls[1] % 512 == 0:
+        print("accepted:", json.dumps(CALLS), flush=True)
 
 
 def checked(data):
