@@ -11,7 +11,6 @@ that survives is an error; so is one whose text is not there once: then nothing 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
@@ -23,7 +22,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-RECORD = ROOT / "docs" / "reliability" / "mutants.json"
 TESTS = ["test_products.py", "test_batch_norm.py", "test_activations.py", "test_properties.py"]
 TESTS += [
     "test_gated.py",
@@ -194,7 +192,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", help="words of the faults to plant (default: all)")
     parser.add_argument("--isa", default="avx2")
-    parser.add_argument("--record", action="store_true", help=f"write {RECORD.relative_to(ROOT)}")
+    parser.add_argument("--record", action="store_true", help="write docs/reliability/mutants.json")
     options = parser.parse_args()
     faults = [f for f in FAULTS if all(name in f.name for name in options.names)]
     caught = {}
@@ -206,9 +204,10 @@ def main() -> None:
         took = time.perf_counter() - begin
         print(f"{fault.name}: {caught[fault.name] or 'SURVIVES'} ({took:.0f} s)", flush=True)
     if options.record:
-        RECORD.parent.mkdir(exist_ok=True)
+        from reliability import record
+
         figures = {"planted": len(faults), "caught": sum(map(bool, caught.values())), "by": caught}
-        RECORD.write_text(json.dumps({"step": "mutants", **figures}, indent=1) + "\n")
+        record("mutants", figures)
     if survivors := [name for name, test in caught.items() if not test]:
         sys.exit(f"{len(survivors)} of {len(faults)} survive: {survivors}")
 

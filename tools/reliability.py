@@ -12,6 +12,7 @@ python tools/reliability.py [--check]      the last: whether the page is what th
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -19,10 +20,23 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS, PAGE = ROOT / "docs" / "reliability", ROOT / "docs" / "reliability.md"
 
+# What a record is of: it belongs to other sources once one of these has changed.
+C, PACKAGE = ("csrc/*", "setup.py"), ("fastact/**/*.py", "fastact/*.pyx", "fastact/*.pxd")
+NATIVE = (*C, "tests/native/**/*.[ch]", "tools/native.py")
+SOURCES = {
+    "coverage": (*NATIVE, "tests/c_harness.c", "tests/uncovered.txt"),
+    "border": (*C, *PACKAGE, "tests/border/target.py", "tools/border.py"),
+    "python_coverage": (*PACKAGE, "tools/python_coverage.py", "tests/uncovered_python.txt"),
+    "mutants": (*C, *PACKAGE, "tests/mutants.py"),
+    **dict.fromkeys(("pytest", "parallel", "free_threaded"), (*C, *PACKAGE)),
+}  # the others: NATIVE
+EARLIER = " (of earlier sources)"
+
 HEAD = """# Reliability
 
 What tries to break fastact, and what came of it. Each figure was written by the tool or test that
-found it (`docs/reliability/*.json`); `python tools/reliability.py` makes this page of them.
+found it (`docs/reliability/*.json`); `python tools/reliability.py` makes this page of them. A row
+"of earlier sources" was found before the last change of the code it is about, or of its tool.
 
 | What | How much | What came of it | Planted bugs, found |
 | --- | --- | --- | --- |
@@ -47,7 +61,8 @@ the reference; `FASTACT_EXAMPLES=5000` makes more of them, others each time. `to
 a fuzzer choose calls there by the branches that they take in the Python and Cython modules:
 arguments of any dtype, byte order and strides overlap in one block of memory, and the same call
 with copies of its own says what has to come of it. `tools/python_coverage.py` counts the lines of
-Python that the tests reach; `tests/uncovered_python.txt` says why the others are not.
+Python that the tests reach; `tests/uncovered_python.txt` says why the others are not. These are
+the lines of the .py modules: those of the Cython modules (.pyx) are not counted.
 pytest-run-parallel runs each test in several threads at once; the tests marked `thread_unsafe`
 look at what a process has once (its default number of threads, what tracemalloc counts), and run
 in one.
@@ -65,6 +80,28 @@ in it. These want a review of their own first.
 """
 
 
+# ---- records -----------------------------------------------------------------------------------
+
+
+def fingerprint(step: str) -> str:
+    """Of all that a step's record belongs to."""
+    found = hashlib.sha256()
+    files = {path for pattern in SOURCES.get(step, NATIVE) for path in ROOT.glob(pattern)}
+    for path in sorted(files):
+        if path.is_file():
+            found.update(f"{path.relative_to(ROOT)}\0{path.read_text()}\0".encode())
+    return found.hexdigest()[:16]
+
+
+def record(step: str, figures: dict, folder: Path = RECORDS) -> None:
+    folder.mkdir(exist_ok=True)
+    figures = {"step": step, "sources": fingerprint(step), **figures}
+    (folder / f"{step}.json").write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n")
+
+
+# ---- rows --------------------------------------------------------------------------------------
+
+
 def spelled(counts: dict) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.items())
 
@@ -73,12 +110,16 @@ def asan(r):
     return (
         "AddressSanitizer, UndefinedBehaviorSanitizer",
         f"cases: {spelled(r['cases'])}",
-        "0 reports",
+        f"{r['reports']} reports",
     )
 
 
 def tsan(r):
-    return "ThreadSanitizer", f"rounds of 6 callers: {spelled(r['rounds'])}", "0 reports"
+    return (
+        "ThreadSanitizer",
+        f"rounds of 6 callers: {spelled(r['rounds'])}",
+        f"{r['reports']} reports",
+    )
 
 
 def forks(r):
@@ -90,11 +131,11 @@ def forks(r):
 
 
 def valgrind(r):
-    return "valgrind", f"cases: {spelled(r['cases'])}", "0 reports"
+    return "valgrind", f"cases: {spelled(r['cases'])}", f"{r['reports']} reports"
 
 
 def analyzer(r):
-    return "gcc -fanalyzer", f"{r['files']} files", "0 warnings"
+    return "gcc -fanalyzer", f"{r['files']} files", f"{r.get('warnings', 0)} warnings"
 
 
 def emulators(r):
@@ -123,7 +164,7 @@ def coverage(r):
 
 def python_coverage(r):
     return (
-        "Lines of Python that the tests reach",
+        "Lines of Python (.py; no .pyx) that the tests reach",
         f"{r['reached']:,} of {r['lines']:,}",
         (f"{100 * r['reached'] / r['lines']:.1f} %"),
     )
@@ -133,13 +174,22 @@ def mutants(r):
     return "Faults planted in the kernels", f"{r['planted']}", f"{r['caught']} caught by pytest"
 
 
+def outcome(r):
+    """Records of earlier do not say what was skipped."""
+    said = f"{r['failed']} failures"
+    if "skipped" in r:
+        large = "run" if r["large"] else "not run"
+        said += f", {r['skipped']} skipped; arrays of more than 2^31 elements: {large}"
+    return said
+
+
 def pytest(r):
-    return f"pytest ({r['isa']})", spelled(r["passed"]), f"{r['failed']} failures"
+    return f"pytest ({r['isa']})", spelled(r["passed"]), outcome(r)
 
 
 def parallel(r):
     how_much = f"{sum(r['passed'].values()):,} cases, each in {r['threads']} threads at once"
-    return f"pytest-run-parallel (CPython {r['python']})", how_much, f"{r['failed']} failures"
+    return f"pytest-run-parallel (CPython {r['python']})", how_much, outcome(r)
 
 
 def free_threaded(r):
@@ -151,13 +201,19 @@ ROWS = [asan, tsan, forks, valgrind, analyzer, emulators, fuzz, border, coverage
 ROWS += [mutants, pytest, parallel, free_threaded]
 
 
+# ---- the page ----------------------------------------------------------------------------------
+
+
 def line(row) -> str:
     path = RECORDS / f"{row.__name__}.json"
     if not path.exists():
         return ""
-    record = json.loads(path.read_text())
-    planted = record.get("planted", "")
-    cells = [*row(record), ", ".join(planted) if isinstance(planted, list) else ""]
+    found = json.loads(path.read_text())
+    what, *others = row(found)
+    if found.get("sources") != fingerprint(row.__name__):
+        what += EARLIER
+    planted = found.get("planted", "")
+    cells = [what, *others, ", ".join(planted) if isinstance(planted, list) else ""]
     return "| " + " | ".join(cells) + " |\n"
 
 
@@ -165,12 +221,23 @@ def page() -> str:
     return HEAD + "".join(map(line, ROWS)) + TAIL
 
 
+def check() -> None:
+    """Fails unless the page is what the records give; which of them are older is only said."""
+    want, have = page(), PAGE.read_text()
+    for row in want.splitlines():
+        if EARLIER in row:
+            print(f"{row.split(' | ')[0].removeprefix('| ')}: record it again")
+    if have.replace(EARLIER, "") != want.replace(EARLIER, ""):
+        sys.exit(f"{PAGE.name} is not what its records give")
+    if have != want:
+        print(f"{PAGE.name} marks other rows: python {Path(sys.argv[0]).name} marks these")
+
+
 def main() -> None:
     if "--check" in sys.argv:
-        sys.exit(
-            None if PAGE.read_text() == page() else f"{PAGE.name} is not what its records give"
-        )
-    PAGE.write_text(page())
+        check()
+    else:
+        PAGE.write_text(page())
 
 
 if __name__ == "__main__":
