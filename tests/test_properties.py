@@ -172,6 +172,17 @@ def guarded(values):
 @every
 @given(st.data(), names, dtypes, shapes, threads, st.booleans())
 def test_an_activation(data, name, dtype, shape, count, backward):
+    check_activation(data, name, dtype, shape, count, backward)
+
+
+@every
+@given(st.data(), st.sampled_from(LEARNED), dtypes, shapes, threads)
+def test_a_learned_parameter(data, name, dtype, shape, count):
+    """Few of the others' examples are of one."""
+    check_activation(data, name, dtype, shape, count, True)
+
+
+def check_activation(data, name, dtype, shape, count, backward):
     function = fa.activations[name].backward if backward else fa.activations[name]
     x, dy = arrays(
         data.draw, shape, dtype,
@@ -209,9 +220,10 @@ def agrees_with_the_reference(name, backward, got, dy, x, params):
     if backward and name in LEARNED:
         gradient = reference.activations[name][1]
         want, size = (gradient(d, x, *params)[1] for d in (dy, np.abs(dy)))
-        finite = np.abs(size) < float(finfo(x.dtype.type).max) / 2
+        infos = [finfo(each.dtype.type) for each in (x, got[1])]
+        finite = np.abs(size) < min(float(info.max) for info in infos) / 2
         off = np.abs(got[1] - want)[finite]
-        eps = max(float(finfo(each.dtype.type).eps) for each in (x, got[1]))
+        eps = max(float(info.eps) for info in infos)
         assert (off <= eps * np.abs(size[finite]) + unit(want, got[1].dtype)[finite]).all()
 
 
