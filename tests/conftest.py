@@ -5,7 +5,6 @@ When FASTACT_ISA is set, a run in which another instruction set is active is sto
 """
 
 import inspect
-import json
 import os
 import platform
 import subprocess
@@ -71,7 +70,8 @@ def pytest_report_header(config):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """FASTACT_RECORD=FOLDER: how many cases of each file passed, for tools/reliability.py."""
+    """FASTACT_RECORD=FOLDER: how many cases of each file passed, for tools/reliability.py; and
+    whether those were among them that need FASTACT_TEST_LARGE."""
     folder = os.environ.get("FASTACT_RECORD")
     if not folder:
         return
@@ -82,11 +82,15 @@ def pytest_terminal_summary(terminalreporter):
     step = "pytest" if threads in (None, 1, "1") else "parallel"
     if step == "parallel" and not getattr(sys, "_is_gil_enabled", lambda: True)():
         step = "free_threaded"
-    figures = {"step": step, "isa": ISA, "passed": dict(sorted(files.items()))}
-    figures["failed"] = len(failed)
+    figures = {"isa": ISA, "passed": dict(sorted(files.items())), "failed": len(failed)}
+    figures["skipped"] = len(terminalreporter.stats.get("skipped", []))
+    figures["large"] = any("2_to_the_31" in report.nodeid for report in passed)
     if step != "pytest":
         figures |= {"threads": int(threads), "python": platform.python_version()}
-    (Path(folder) / f"{step}.json").write_text(json.dumps(figures, indent=1) + "\n")
+    sys.path.insert(0, str(ROOT / "tools"))
+    from reliability import record
+
+    record(step, figures, Path(folder))
 
 
 # ---- activations -----------------------------------------------------------------------------
