@@ -40,13 +40,13 @@ class Part(NamedTuple):
 
 PARTS = {
     "core": Part(
-        "bad_input bench commands demo inplace layer memory pieces rare_lines residual_and_mask"
-        " verify",
+        "bad_input bench changed_arrays commands demo inplace layer memory pieces rare_lines"
+        " residual_and_mask verify",
         "every_activation_by_default or as_json or selected_activations or fork or installed_peer"
         " or installation_is_right or agrees_with_torch or larger_than_the_memory"
         " or outlive_everything or finite_differences or of_torch or every_name_passes"
         " or a_script_of_bench or json_is_all or bit_for_bit or bad_environment"
-        " or environment_sets or every_command_says",
+        " or environment_sets or every_command_says or turns_x_all or no_memory_for",
         runs_slow=False,  # `python tests` does
     ),
     "interop": Part("protocols dask distributed convert", "every_way_to_cut or pint_units"),
