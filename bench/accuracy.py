@@ -23,6 +23,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -95,7 +96,8 @@ class Report(ctypes.Structure):
 def build_oracle() -> ctypes.CDLL:
     folder = tempfile.mkdtemp()
     target = Path(folder, "oracle.so")
-    command = [os.environ.get("CC", "gcc"), "-O3", "-std=gnu11", "-fopenmp", "-shared", "-fPIC"]
+    command = shlex.split(os.environ.get("CC", "gcc"))  # "ccache gcc", perhaps
+    command += ["-O3", "-std=gnu11", "-fopenmp", "-shared", "-fPIC"]
     command += ["-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra", "-Wno-unused-parameter"]
     command += [str(HERE / "oracle.c"), "-o", str(target)]
     command += ["-lquadmath"] * (platform.machine() == "x86_64") + ["-lm"]

@@ -13,6 +13,9 @@ cdef extern from "fastact_capi.h" nogil:
     enum:
         FASTACT_CAPI_VERSION
         FASTACT_MAX_PARAMETERS
+        FASTACT_STATISTICS
+        FASTACT_MEAN
+        FASTACT_VARIANCE
 
     enum fastact_dtype:
         FASTACT_FLOAT16
@@ -27,6 +30,7 @@ cdef extern from "fastact_capi.h" nogil:
         FASTACT_BAD_LENGTH
         FASTACT_BAD_PARAMETERS
         FASTACT_BAD_POINTER
+        FASTACT_NO_MEMORY
 
     enum fastact_parameter_kind:
         FASTACT_HAS_DEFAULT
@@ -47,6 +51,15 @@ cdef extern from "fastact_capi.h" nogil:
         int parameter_count
         fastact_parameter parameters[2]
 
+    ctypedef struct fastact_batch_norm:
+        int dtype
+        ptrdiff_t outer, channels, inner
+        const double *weight
+        const double *bias
+        double eps
+        int activation
+        const double *parameters
+
     ctypedef struct fastact_capi:
         int version
         int count
@@ -62,5 +75,10 @@ cdef extern from "fastact_capi.h" nogil:
                               void *dx, void *dgate, ptrdiff_t n) noexcept nogil
         int (*get_num_threads)() noexcept nogil
         int (*set_thread_limit)(int n) noexcept nogil
+        int (*batch_norm_forward)(const fastact_batch_norm *bn, int training, const void *x, void *y,
+                                  double *statistics) noexcept nogil
+        int (*batch_norm_backward)(const fastact_batch_norm *bn, int training, const void *dy, const void *x,
+                                   const double *statistics, void *dx, double *dweight, double *dbias,
+                                   double *dparameter) noexcept nogil
 
     const fastact_capi *fastact_api

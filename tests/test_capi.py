@@ -28,6 +28,7 @@ from conftest import (
     SCALAR,
     assert_same_bits,
     defaults,
+    given,
     kinds,
     mixed,
     once,
@@ -36,6 +37,7 @@ from conftest import (
 import fastact as fa
 
 OK, BAD_ACTIVATION, BAD_DTYPE, BAD_LENGTH, BAD_PARAMETERS, BAD_POINTER = 0, -1, -2, -3, -4, -5
+ROWS, MEAN, VARIANCE = 11, 0, 2
 DTYPES = {np.dtype(d): k for k, d in zip((0, 1), HALVES, strict=False)}
 DTYPES |= {np.dtype(np.float32): 2, np.dtype(np.float64): 3}
 pointer, number, size = ctypes.c_void_p, ctypes.c_int, ctypes.c_ssize_t
@@ -59,6 +61,17 @@ def function(result, *arguments):
     return ctypes.CFUNCTYPE(result, *arguments)
 
 
+class BatchNorm(ctypes.Structure):
+    _fields_ = [
+        ("dtype", number),
+        *((name, size) for name in ("outer", "channels", "inner")),
+        *((name, pointer) for name in ("weight", "bias")),
+        ("eps", ctypes.c_double),
+        ("activation", number),
+        ("parameters", pointer),
+    ]
+
+
 class Table(ctypes.Structure):
     _fields_ = [
         ("version", number),
@@ -71,6 +84,11 @@ class Table(ctypes.Structure):
         ("gated_backward", function(number, number, number, *[pointer] * 5, size)),
         ("get_num_threads", function(number)),
         ("set_thread_limit", function(number, number)),
+        ("batch_norm_forward", function(number, ctypes.POINTER(BatchNorm), number, *[pointer] * 3)),
+        (
+            "batch_norm_backward",
+            function(number, ctypes.POINTER(BatchNorm), number, *[pointer] * 7),
+        ),
     ]
 
 
@@ -227,6 +245,148 @@ def test_a_bad_call_says_so_and_writes_nothing():
         assert (both == 7).all()
     assert C.forward(plain, 2, None, None, 0, None) == OK
     assert C.forward(plain, 2, y + 256, y, 64, None) == OK  # side by side is no overlap
+
+
+# ---- BatchNorm -----------------------------------------------------------------------------------
+
+
+class Norm:
+    """A call on an array (outer, channels, inner), and the same in Python."""
+
+    def __init__(self, shape, dtype, name=None, seed=0):
+        rng = np.random.default_rng(seed)
+        self.x, self.dy = (rng.standard_normal(shape).astype(dtype) for _ in range(2))
+        self.weight, self.bias = rng.standard_normal((2, shape[1]))
+        self.name, self.out, self.dx = name, np.zeros_like(self.x), np.zeros_like(self.x)
+        self.statistics = np.zeros((ROWS, shape[1]))
+        self.values = numbers(defaults(name)) if name else None
+        self.small = np.zeros((3, shape[1]))
+        self.c = BatchNorm(
+            DTYPES[np.dtype(dtype)], *shape, at(self.weight), at(self.bias), 1e-5,
+            C.find(name.encode()) if name else -1,
+            ctypes.addressof(self.values) if name else None,
+        )  # fmt: skip
+
+    def forward(self, training, y=None):
+        y = self.out if y is None else y
+        return C.batch_norm_forward(self.c, training, at(self.x), at(y), at(self.statistics))
+
+    def backward(self, training, learned=False):
+        dweight, dbias, dparameter = (at(row) for row in self.small)
+        return C.batch_norm_backward(
+            self.c, training, at(self.dy), at(self.x), at(self.statistics), at(self.dx),
+            dweight, dbias, dparameter if learned else None,
+        )  # fmt: skip
+
+    def in_python(self, training):
+        params = given(self.name) if self.name else None
+        if self.name in LEARNED:
+            params = {k: np.full(self.x.shape[1], v) for k, v in params.items()}
+        running = {}
+        if not training:
+            running = {f"running_{k}": self.statistics[r] for k, r in (("mean", 0), ("var", 2))}
+        y, ctx = fa.batch_norm_forward(
+            self.x, weight=self.weight, bias=self.bias, activation=self.name,
+            activation_params=params, training=training, **running,
+        )  # fmt: skip
+        return y, ctx, fa.batch_norm_backward(self.dy, ctx)
+
+
+SHAPES = [(6, 5, 49), (300, 7, 1), (2, 1, 1000), (1, 3, 20000)]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_batch_norm_gives_pythons_bits(shape, dtype, training):
+    for name in (None, PLAIN[-1], SCALAR[0], LEARNED[0]):
+        norm = Norm(shape, dtype, name)
+        norm.statistics[VARIANCE] = 2.0
+        y, ctx, grads = norm.in_python(training)
+        assert norm.forward(training) == OK
+        assert_same_bits(norm.out, y)
+        assert_same_bits(norm.statistics[MEAN], ctx.mean)
+        assert_same_bits(norm.statistics[VARIANCE], ctx.var)
+        assert norm.backward(training, name in LEARNED) == OK
+        assert_same_bits(norm.dx, grads.x)
+        assert_same_bits(norm.small[0], grads.weight)
+        assert_same_bits(norm.small[1], grads.bias)
+        if name in LEARNED:
+            (gradient,) = grads.activation_params.values()
+            assert_same_bits(norm.small[2], gradient)
+
+
+def test_batch_norm_writes_over_its_inputs():
+    norm, again = Norm(SHAPES[0], np.float32), Norm(SHAPES[0], np.float32)
+    for each in (norm, again):
+        each.statistics[VARIANCE] = 2.0
+    assert norm.forward(False) == OK
+    assert again.forward(False, again.x) == OK
+    assert_same_bits(again.x, norm.out)
+    assert norm.backward(False) == OK
+    norm.out[:] = norm.dx
+    norm.dx = norm.dy
+    assert norm.backward(False) == OK
+    assert_same_bits(norm.dy, norm.out)
+
+
+def test_batch_norm_without_elements():
+    for shape in ((0, 3, 4), (2, 0, 4), (2, 3, 0)):
+        norm = Norm(shape, np.float32)
+        norm.small[:] = 7.0
+        assert norm.forward(False) == norm.backward(False) == OK
+        assert (norm.small[:2] == 0).all()
+        assert norm.forward(True) == (OK if shape[1] == 0 else BAD_LENGTH)
+
+
+WRONG = {
+    "dtype": ({"dtype": 9}, BAD_DTYPE),
+    "activation": ({"activation": 1000}, BAD_ACTIVATION),
+    "gated": ({"activation": len(NAMES)}, BAD_ACTIVATION),
+    "negative": ({"inner": -1}, BAD_LENGTH),
+    "huge": ({"inner": 2**61}, BAD_LENGTH),
+    "one value": ({"outer": 1, "inner": 1}, BAD_LENGTH),
+    "eps": ({"eps": -1.0}, BAD_PARAMETERS),
+    "no eps": ({"eps": math.nan}, BAD_PARAMETERS),
+    "infinite eps": ({"eps": math.inf}, BAD_PARAMETERS),
+    "required": (
+        {"activation": C.find(LEARNED[0].encode()), "parameters": None}, BAD_PARAMETERS,
+    ),
+}  # fmt: skip
+
+
+@once
+@pytest.mark.parametrize("what", WRONG)
+def test_a_bad_batch_norm_says_so_and_writes_nothing(what):
+    norm = Norm(SHAPES[0], np.float32)
+    changes, status = WRONG[what]
+    for key, value in changes.items():
+        setattr(norm.c, key, value)
+    assert norm.forward(True) == norm.backward(True) == status
+    for array in (norm.out, norm.dx, norm.statistics, norm.small):
+        assert (array == 0).all()
+
+
+@once
+def test_pointers_of_batch_norm():
+    norm = Norm(SHAPES[0], np.float32)
+    x, y, s = at(norm.x), at(norm.out), at(norm.statistics)
+    null = ctypes.POINTER(BatchNorm)()
+    assert C.batch_norm_forward(null, 1, x, y, s) == BAD_POINTER
+    for pointers in ((None, y, s), (x, None, s), (x, y, None), (x, x, s), (x, x + 4, s), (x, s, s)):
+        assert C.batch_norm_forward(norm.c, 1, *pointers) == BAD_POINTER
+    assert C.batch_norm_forward(norm.c, 0, x, x + 4, s) == BAD_POINTER
+    dy, dx, w = at(norm.dy), at(norm.dx), at(norm.small)
+    for pointers in (
+        (None, x, s, dx, w, None), (dy, x, s, x, w, None), (dy, x, s, dy + 4, w, None),
+        (dy, x, s, dx, dx, None), (dy, x, s, dx, s, None), (dy, x, s, dx, w, w),
+        (dy, x, s, dx, None, w, w), (dy, x, s, None, w, None),
+    ):  # fmt: skip
+        more = pointers if len(pointers) == 7 else (*pointers, None)
+        status = BAD_PARAMETERS if more[6] else BAD_POINTER
+        assert C.batch_norm_backward(norm.c, 1, *more) == status
+    assert (norm.out == 0).all()
+    assert (norm.dx == 0).all()
 
 
 def test_threads_and_their_limit():

@@ -313,8 +313,21 @@ def run_isas(
 
 # ---- the steps ---------------------------------------------------------------------------------
 
+
+def runnable() -> tuple[str, ...] | None:
+    """The instruction sets that this processor runs, where /proc tells; None: perhaps all. Others'
+    kernels take a sanitizer's build minutes, for nothing."""
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return None
+    if platform.machine() != "x86_64" or {"avx512f", "avx512dq", "avx512bw", "avx512vl"} <= flags:
+        return None
+    return ("avx2", "baseline") if {"avx2", "fma"} <= flags else ("baseline",)
+
+
 SANITIZE = ("-O1", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all")
-ASAN = Flavour("asan", (*SANITIZE, "-fsanitize=address,undefined"))
+ASAN = Flavour("asan", (*SANITIZE, "-fsanitize=address,undefined"), isas=runnable())
 TSAN = Flavour(
     "tsan", (*SANITIZE, "-fsanitize=thread", "-DFA_USE_DISPATCH", f"-I{NATIVE}"),
     main="threads", openmp=False, isas=("avx2", "neon", "baseline"),
@@ -334,9 +347,9 @@ FUZZ = Flavour(
     # that NULL + 0 is undefined is an opinion of clang's; gcc's build looks for such overflow
     (*SANITIZE, "-fsanitize=fuzzer-no-link,address,undefined", "-fno-sanitize=pointer-overflow",
      "-DFA_USE_DISPATCH", f"-I{NATIVE}", "-Wno-everything"),
-    main="fuzz", compiler="clang", openmp=False, link=("-fsanitize=fuzzer",),
+    main="fuzz", compiler="clang", openmp=False, link=("-fsanitize=fuzzer",), isas=runnable(),
 )  # fmt: skip
-COVERAGE = Flavour("coverage", ("-O0", "--coverage", "-fprofile-update=atomic"))
+COVERAGE = Flavour("coverage", ("-O0", "--coverage", "-fprofile-update=atomic"), isas=runnable())
 
 
 def planted(flavour: Flavour, step: str) -> Flavour:

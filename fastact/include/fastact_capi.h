@@ -1,5 +1,5 @@
-/* fastact for C and Cython: activation functions and their gradients over contiguous arrays, threads included,
- * without Python once the table is imported.
+/* fastact for C and Cython: activation functions, BatchNorm and their gradients over contiguous arrays, threads
+ * included, without Python once the table is imported.
  *
  *     #include <Python.h>
  *     #include <fastact_capi.h>
@@ -13,15 +13,15 @@
  *
  * The functions may be called from any thread, with or without the GIL, and give the bits that the Python
  * functions give.  They return FASTACT_OK or one of the errors below, and then nothing was written.
- * Arrays are contiguous, of any alignment.  An output may be an input's memory exactly, and must not overlap
- * any other way.  Each source file that includes this has a table pointer of its own to import. */
+ * Arrays are contiguous, of any alignment.  An output may be an input's memory exactly, but for what is said below,
+ * and must not overlap any other way.  Each source file that includes this has a table pointer of its own to import. */
 #ifndef FASTACT_CAPI_H
 #define FASTACT_CAPI_H
 
 #include <stddef.h>
 
 /* Grows when functions are appended to the table; what is there stays as it is. */
-#define FASTACT_CAPI_VERSION 1
+#define FASTACT_CAPI_VERSION 2
 
 enum fastact_dtype { FASTACT_FLOAT16, FASTACT_BFLOAT16, FASTACT_FLOAT32, FASTACT_FLOAT64 };
 
@@ -30,8 +30,9 @@ enum fastact_status {
     FASTACT_BAD_ACTIVATION = -1, /* no such number, or gated where it must not be (or the reverse) */
     FASTACT_BAD_DTYPE = -2,
     FASTACT_BAD_LENGTH = -3,     /* negative, or more bytes than memory has addresses */
-    FASTACT_BAD_PARAMETERS = -4, /* NULL for one without a default; a dparam where nothing is learned */
+    FASTACT_BAD_PARAMETERS = -4, /* NULL for one without a default; a dparam where nothing is learned; eps */
     FASTACT_BAD_POINTER = -5,    /* NULL, or an output that overlaps */
+    FASTACT_NO_MEMORY = -6       /* for BatchNorm's partial sums; rows of statistics may have been written */
 };
 
 enum fastact_parameter_kind {
@@ -55,6 +56,19 @@ typedef struct {
     int parameter_count;
     fastact_parameter parameters[FASTACT_MAX_PARAMETERS];
 } fastact_activation;
+
+/* Rows of BatchNorm's statistics, each of a number a channel: the mean, the biased variance, and what is fastact's. */
+enum { FASTACT_STATISTICS = 11, FASTACT_MEAN = 0, FASTACT_VARIANCE = 2 };
+
+/* BatchNorm of an array (outer, channels, inner): NCHW is (N, C, H W), NHWC (N H W, C, 1). */
+typedef struct {
+    int dtype; /* of x, y, dy and dx */
+    ptrdiff_t outer, channels, inner;
+    const double *weight, *bias; /* a number a channel, or NULL: 1 and 0 */
+    double eps;
+    int activation; /* that follows, none that is gated; -1: none */
+    const double *parameters;
+} fastact_batch_norm;
 
 typedef struct {
     int version; /* FASTACT_CAPI_VERSION of the fastact that runs */
@@ -80,6 +94,18 @@ typedef struct {
      * returns the limit before. */
     int (*get_num_threads)(void);
     int (*set_thread_limit)(int n);
+
+    /* y = activation((x - mean) / sqrt(variance + eps) * weight + bias), since version 2.  `statistics`:
+     * FASTACT_STATISTICS rows.  In training mean and variance are those of x, at least two elements a channel;
+     * else those that stand in their rows, and y may be x.  The other rows are written. */
+    int (*batch_norm_forward)(const fastact_batch_norm *bn, int training, const void *x, void *y,
+                              double *statistics);
+
+    /* dx, and the gradients of weight, of bias and of a learned parameter, a number a channel each, or NULL.
+     * The rest as in the forward, whose statistics these are; dx may be dy, not x. */
+    int (*batch_norm_backward)(const fastact_batch_norm *bn, int training, const void *dy, const void *x,
+                               const double *statistics, void *dx, double *dweight, double *dbias,
+                               double *dparameter);
 } fastact_capi;
 
 #if defined(PY_VERSION_HEX) && !defined(FASTACT_NO_IMPORT)

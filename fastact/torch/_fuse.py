@@ -715,7 +715,7 @@ def _restore_class(norm: FusedBatchNorm) -> None:
     for theirs, ours in CLASSES.items():
         if type(norm) is ours:
             del norm.activation
-            norm.__class__ = theirs  # type: ignore[assignment]
+            norm.__class__ = theirs  # type: ignore[assignment]  # its base, of one layout
 
 
 def _fuse_container(

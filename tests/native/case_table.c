@@ -21,10 +21,10 @@ static const int INPUTS[] = {1, 2, 2, 3}, OUTPUTS[] = {1, 2, 1, 2};
 
 static const double PARAMETERS[] = {0.25, 2.0};
 
-static request draw_request(drawing *d)
+static request draw_request(drawing *d, int function)
 {
     static const ptrdiff_t lengths[] = {0, 1, 5, 16, 100, 1024, 3000, -1, PTRDIFF_MIN, PTRDIFF_MAX};
-    request r = {.function = (int)draw(d, NO_FUNCTION), .dtype = (int)draw(d, 6) - 1};
+    request r = {.function = function, .dtype = (int)draw(d, 6) - 1};
     r.activation = (int)draw(d, (unsigned)fa_capi_table.count + 2) - 1;
     r.n = draw(d, 4) ? lengths[draw(d, 7)] : DRAW_FROM(d, lengths);
     r.pointers = INPUTS[r.function] + OUTPUTS[r.function];
@@ -100,10 +100,116 @@ static verdict check_success(const request *r, array *arena, array *apart, array
     return memcmp(was->data, arena->data, ARENA) ? "more than the outputs was written" : NULL;
 }
 
+/* ---- its BatchNorm --------------------------------------------------------------------------------- */
+
+enum { MOST_CHANNELS = 5, NORM_POINTERS = 5 };
+enum { NORM_X, NORM_DY, NORM_OUT, NORM_TABLE, NORM_SMALL }; /* the last: dweight, and dbias behind it */
+
+typedef struct {
+    fastact_batch_norm bn;
+    int backward, training;
+    ptrdiff_t at[NORM_POINTERS];
+} norm_request;
+
+static const double WEIGHTS[MOST_CHANNELS] = {1.5, -0.25, 0.0, 3.0, 1e-3};
+
+static norm_request draw_norm(drawing *d, int backward)
+{
+    static const ptrdiff_t outer[] = {1, 2, 3, 1, 2, 3, 0, -1}, channels[] = {1, 3, 5, 1, 3, 5, 0, -1},
+                           inner[] = {1, 16, 49, 100, 16, 49, 0, PTRDIFF_MAX / 8};
+    static const double eps[] = {1e-5, 0.0, 1.0, 1e-5, 0.0, 1.0, 1.0, -1.0};
+    norm_request r = {.backward = backward, .training = (int)draw(d, 2)};
+    r.bn = (fastact_batch_norm){.dtype = (int)draw(d, 6) - 1, .outer = DRAW_FROM(d, outer),
+                                .channels = DRAW_FROM(d, channels), .inner = DRAW_FROM(d, inner)};
+    r.bn.weight = draw(d, 2) ? WEIGHTS : NULL;
+    r.bn.bias = draw(d, 2) ? WEIGHTS : NULL;
+    r.bn.eps = DRAW_FROM(d, eps);
+    r.bn.activation = (int)draw(d, (unsigned)fa_capi_table.count + 2) - 1;
+    r.bn.parameters = draw(d, 4) ? PARAMETERS : NULL;
+    for (int k = 0; k < NORM_POINTERS; k++) {
+        const int is_double = k >= NORM_TABLE; /* aligned, then */
+        const ptrdiff_t apart = 24576 * k, near = apart + (is_double ? 8 : 1);
+        const ptrdiff_t where[] = {apart, apart, apart, apart, near, 0, 8, -1};
+        r.at[k] = DRAW_FROM(d, where);
+    }
+    return r;
+}
+
+static int perform_norm(const norm_request *r, char *arena)
+{
+    void *p[NORM_POINTERS];
+    for (int k = 0; k < NORM_POINTERS; k++)
+        p[k] = r->at[k] < 0 ? NULL : arena + r->at[k];
+    double *small = p[NORM_SMALL];
+    if (!r->backward)
+        return fa_capi_table.batch_norm_forward(&r->bn, r->training, p[NORM_X], p[NORM_OUT], p[NORM_TABLE]);
+    return fa_capi_table.batch_norm_backward(&r->bn, r->training, p[NORM_DY], p[NORM_X], p[NORM_TABLE], p[NORM_OUT],
+                                             small, small ? small + MOST_CHANNELS : NULL, NULL);
+}
+
+static ptrdiff_t norm_bytes(const norm_request *r, int k)
+{
+    static const ptrdiff_t sizes[] = {2, 2, 4, 8};
+    const ptrdiff_t row = 8 * r->bn.channels;
+    return k == NORM_TABLE   ? FASTACT_STATISTICS * row
+           : k == NORM_SMALL ? 8 * MOST_CHANNELS + row
+                             : r->bn.outer * r->bn.channels * r->bn.inner * sizes[r->bn.dtype];
+}
+
+/* With arrays that nothing overlaps the same comes out, and nothing else was written. */
+static verdict check_norm(const norm_request *r, const array *arena, array *apart, array *was)
+{
+    static const fa_dtype dtypes[] = {FA_FLOAT16, FA_BFLOAT16, FA_FLOAT32, FA_FLOAT64};
+    norm_request copy = *r;
+    for (int k = 0; k < NORM_POINTERS; k++) {
+        copy.at[k] = r->at[k] < 0 ? -1 : 24576 * k;
+        if (r->at[k] >= 0)
+            memcpy(apart->data + copy.at[k], was->data + r->at[k], (size_t)norm_bytes(r, k));
+    }
+    if (perform_norm(&copy, apart->data))
+        return NULL; /* out of memory, this time */
+    const int outputs[] = {NORM_OUT, r->backward ? NORM_SMALL : NORM_TABLE};
+    for (int o = 0; o < 2; o++) {
+        const int k = outputs[o];
+        const fa_dtype dtype = k == NORM_OUT ? dtypes[r->bn.dtype] : FA_FLOAT64;
+        const ptrdiff_t size = fa_itemsize[dtype], bytes = r->at[k] < 0 ? 0 : norm_bytes(r, k);
+        for (ptrdiff_t i = 0; i < bytes; i += size)
+            if (!same_element(arena->data + r->at[k] + i, apart->data + copy.at[k] + i, dtype))
+                return "a result depends on where the arrays lie";
+        if (bytes)
+            memcpy(was->data + r->at[k], arena->data + r->at[k], (size_t)bytes);
+    }
+    return memcmp(was->data, arena->data, ARENA) ? "more than the outputs was written" : NULL;
+}
+
+static verdict norm_case(drawing *d, const surroundings *s, int backward)
+{
+    const norm_request r = draw_norm(d, backward);
+    array arena = packed_array(FA_FLOAT32, ARENA / 4), apart = packed_array(FA_FLOAT32, ARENA / 4);
+    fill(&arena, ORDINARY, 0.0, draw(d, 256));
+    fill(&apart, ORDINARY, 0.0, 1);
+    array was = pack(&arena, FA_FLOAT32);
+    enter(s);
+    const int status = perform_norm(&r, arena.data);
+    verdict wrong = leave() ? NULL : "the caller's floating-point environment has changed";
+    if (!wrong && status && status != FASTACT_NO_MEMORY)
+        wrong = is_unchanged(&arena) ? NULL : "something was written although the call was refused";
+    else if (!wrong && !status)
+        wrong = check_norm(&r, &arena, &apart, &was);
+    digest_number(CAPI, status == FASTACT_NO_MEMORY ? 0 : status);
+    free_array(&arena), free_array(&apart), free_array(&was);
+    return wrong;
+}
+
+/* ---- any of them ----------------------------------------------------------------------------------- */
+
 verdict capi_case(drawing *d)
 {
     const surroundings s = draw_surroundings(d);
-    const request r = draw_request(d);
+    const int function = (int)draw(d, 2 * NO_FUNCTION);
+    if (function >= NO_FUNCTION)
+        return norm_case(d, &s, function % 2);
+    const request r = draw_request(d, function);
     array arena = packed_array(FA_FLOAT32, ARENA / 4), apart = packed_array(FA_FLOAT32, ARENA / 4);
     fill(&arena, draw(d, 2) ? HOSTILE : ORDINARY, 0.0, draw(d, 256));
     array was = pack(&arena, FA_FLOAT32);
