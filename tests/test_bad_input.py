@@ -221,11 +221,17 @@ def test_raw_bytes_are_no_output():
 
 # ---- what looks like a number ------------------------------------------------------------------
 
+
+class Broken:
+    def __float__(self):
+        raise TypeError("no")
+
+
 NO_NUMBERS = {
     "text": "0.5", "bytes": b"1", "a buffer": bytearray(b"1"), "a view": memoryview(b"1"),
     "True": True, "complex": 1 + 0j, "an array of text": np.array("0.5"),
     "of bytes": np.array(b"1"), "of bool": np.array(True), "of one": np.array([0.5]),
-    "raw": np.void(b"1"), "masked": np.ma.masked, "None": None,
+    "raw": np.void(b"1"), "masked": np.ma.masked, "None": None, "broken": Broken(),
 }  # fmt: skip
 
 

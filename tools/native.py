@@ -314,20 +314,27 @@ def run_isas(
 # ---- the steps ---------------------------------------------------------------------------------
 
 
+NEEDED = {"avx512": {"avx512f", "avx512dq", "avx512bw", "avx512vl"}, "avx2": {"avx2", "fma"}}
+
+
 def runnable() -> tuple[str, ...] | None:
-    """The instruction sets that this processor runs, where /proc tells; None: perhaps all. Others'
-    kernels take a sanitizer's build minutes, for nothing."""
+    """The instruction sets that this processor runs, best first, where /proc tells; None: perhaps
+    all. Others' kernels take a sanitizer's build minutes, for nothing."""
     try:
         flags = set(Path("/proc/cpuinfo").read_text().split())
     except OSError:
         return None
-    if platform.machine() != "x86_64" or {"avx512f", "avx512dq", "avx512bw", "avx512vl"} <= flags:
+    if platform.machine() != "x86_64":
         return None
-    return ("avx2", "baseline") if {"avx2", "fma"} <= flags else ("baseline",)
+    return tuple(isa for isa in SETUP["X86"] if NEEDED.get(isa, set()) <= flags)
+
+
+HERE = runnable()
+BEST = HERE and HERE[:1]
 
 
 SANITIZE = ("-O1", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all")
-ASAN = Flavour("asan", (*SANITIZE, "-fsanitize=address,undefined"), isas=runnable())
+ASAN = Flavour("asan", (*SANITIZE, "-fsanitize=address,undefined"), isas=HERE)
 TSAN = Flavour(
     "tsan", (*SANITIZE, "-fsanitize=thread", "-DFA_USE_DISPATCH", f"-I{NATIVE}"),
     main="threads", openmp=False, isas=("avx2", "neon", "baseline"),
@@ -347,9 +354,10 @@ FUZZ = Flavour(
     # that NULL + 0 is undefined is an opinion of clang's; gcc's build looks for such overflow
     (*SANITIZE, "-fsanitize=fuzzer-no-link,address,undefined", "-fno-sanitize=pointer-overflow",
      "-DFA_USE_DISPATCH", f"-I{NATIVE}", "-Wno-everything"),
-    main="fuzz", compiler="clang", openmp=False, link=("-fsanitize=fuzzer",), isas=runnable(),
+    main="fuzz", compiler="clang", openmp=False, link=("-fsanitize=fuzzer",),
+    isas=BEST,  # asan goes through all of them
 )  # fmt: skip
-COVERAGE = Flavour("coverage", ("-O0", "--coverage", "-fprofile-update=atomic"), isas=runnable())
+COVERAGE = Flavour("coverage", ("-O0", "--coverage", "-fprofile-update=atomic"), isas=HERE)
 
 
 def planted(flavour: Flavour, step: str) -> Flavour:
