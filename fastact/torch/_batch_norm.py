@@ -424,9 +424,11 @@ class FusedBatchNorm(torch.nn.modules.batchnorm._BatchNorm):
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """The residual, which broadcasts, is added before the activation."""
-        if isinstance(input, fx.Proxy) and (path := input.tracer.path_of_module(self)):
+        tracer: Any = input.tracer if isinstance(input, fx.Proxy) else None
+        if tracer is not None and (path := tracer.path_of_module(self)):
             operands = (input,) if residual is None else (input, residual)
-            return input.tracer.create_proxy("call_module", path, operands, {})  # as torch's own
+            proxy: Tensor = tracer.create_proxy("call_module", path, operands, {})  # as torch's own
+            return proxy
         activation = self.activation  # once: a module looks through three dictionaries for it
         if residual is not None and not self._takes(residual, input):
             z = self._run(input, None, Settings()) + residual

@@ -128,7 +128,8 @@ NAMES = {
     for name in sorted(fa.activations, key=lambda name: hasattr(nn.functional, name))
     if fa.activations[name].formula != "x"
 }
-SPACES: tuple[Any, ...] = (torch, nn.functional, torch._C._nn, torch.Tensor)  # of its functions
+# of its functions
+SPACES: tuple[Any, ...] = (torch, nn.functional, vars(torch._C)["_nn"], torch.Tensor)
 
 
 def _called(root: nn.Module, node: fx.Node) -> nn.Module:
@@ -706,8 +707,9 @@ def unfuse(model: nn.Module) -> nn.Module:
         elif isinstance(module, FusedBatchNorm) and isinstance(module.activation, Borrowed):
             module.activation = None
             _restore_class(module)
-        while hasattr(type(module), "_unfused"):
-            module.__class__ = type(module)._unfused
+        kind: Any = type(module)
+        while hasattr(kind, "_unfused"):
+            kind = module.__class__ = kind._unfused
     return model
 
 

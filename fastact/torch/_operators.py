@@ -100,7 +100,8 @@ def differentiable(
 
         backward = staticmethod(gradient)
 
-    apply: Operator = super(torch.autograd.Function, Differentiable).apply
+    base: Any = super(torch.autograd.Function, Differentiable)
+    apply: Operator = base.apply
 
     def call(*inputs: Any) -> Any:
         if is_forward_mode():
