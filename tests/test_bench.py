@@ -155,7 +155,7 @@ def test_an_unknown_suite_or_peer_or_activation(capsys):
     "options",
     [
         ["--rounds", "-1"], ["--rounds", "0"], ["--rounds", "two"], ["--against", "tensorflow"],
-        ["--seconds", "-1"], ["--seconds", "nan"], ["--out", "taken"], ["--out", "taken/below"],
+        ["--seconds", "-1"], ["--seconds", "nan"], ["--seconds", "soon"], ["--out", "taken"], ["--out", "taken/below"],
         ["--html", "nowhere/page.html"], ["--html", "."],
     ],
 )  # fmt: skip
