@@ -156,7 +156,8 @@ def test_an_unknown_suite_or_peer_or_activation(capsys):
     [
         ["--rounds", "-1"], ["--rounds", "0"], ["--rounds", "two"], ["--against", "tensorflow"],
         ["--seconds", "-1"], ["--seconds", "nan"], ["--seconds", "soon"],
-        ["--out", "taken"], ["--out", "taken/below"], ["--html", "nowhere/page.html"], ["--html", "."],
+        ["--out", "taken"], ["--out", "taken/below"],
+        ["--html", "nowhere/page.html"], ["--html", "."],
     ],
 )  # fmt: skip
 def test_a_wrong_option_stops_it_before_it_starts(monkeypatch, tmp_path, capsys, options):
