@@ -133,7 +133,8 @@ def find(bug: Bug, seconds: int, from_nothing: bool) -> str:
     if done.returncode == 0 or bug.said not in done.stdout or not reports(done.stdout):
         sys.exit(f"the planted bug {bug.name} was not found:\n{tail(done)}")
     cases = re.findall(r"^#(\d+)", done.stdout, re.MULTILINE)
-    print(f"  planted: {bug.name} in {bug.file}: found (after some {cases[-1]} cases)", flush=True)
+    after = cases[-1] if cases else "the first"  # the corpus itself shows some
+    print(f"  planted: {bug.name} in {bug.file}: found (after some {after} cases)", flush=True)
     return bug.name
 
 
