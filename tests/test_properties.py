@@ -359,12 +359,16 @@ class Bounds:
         self.counted = self.columns_of_mask(x)
         rstd = self.columns(1 / np.sqrt(ctx.var + ctx.eps))
         self.eps = float(finfo(x.dtype.type).eps)
-        if self.eps < 1e-12:  # the reference itself; and it rounds x - mean
+        around_mean = 0.0
+        if self.eps < 1e-12:  # the reference itself; and it rounds the mean, and x - mean
             self.eps *= 64 * (1 + (np.abs(x) * rstd).max())
+            around_mean = 1.0
         self.h = self.counted * np.abs((x.astype(float) - self.columns(ctx.mean)) * rstd)
         weight = self.columns(np.abs(options.get("weight", np.ones(len(ctx.mean)))).astype(float))
         self.scale = rstd * weight
-        terms = self.h * weight + self.columns(np.abs(options.get("bias", np.zeros(len(ctx.mean)))))
+        terms = (self.h + around_mean) * weight + self.columns(
+            np.abs(options.get("bias", np.zeros(len(ctx.mean))))
+        )
         terms = terms + np.abs(options.get("residual", np.zeros(1)).astype(float))
         self.around(z, self.eps * terms + float(finfo(x.dtype.type).smallest_subnormal), dy)
 
