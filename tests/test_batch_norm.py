@@ -382,6 +382,46 @@ def test_nan_and_inf_stay_in_their_channel(dtype, bad):
 # ---- running statistics and the context ------------------------------------------------------
 
 
+@pytest.mark.parametrize("count", [1, 5, 17, 3000])
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+def test_infinities_with_constant_statistics_are_those_of_the_formula(dtype, axis, count):
+    """float64 sums pairs of numbers, of which an infinity makes NaN."""
+    rng = np.random.default_rng(1)
+    x, dy = (rng.standard_normal((count, 6)).astype(dtype) for _ in range(2))
+    x[count // 2, :4] = dy[0, 2:] = [np.inf, -np.inf, np.nan, np.inf]
+    x, dy = (np.ascontiguousarray(a.T) if axis == 0 else a for a in (x, dy))
+    mean = np.zeros(6)
+    keywords = {"running_mean": mean, "running_var": mean + 1, "bias": mean + 0.5}
+    keywords["weight"] = np.float64([1, -2, 3] * 2)
+    results = []
+    for module in fa, reference:
+        with np.errstate(all="ignore"):
+            y, ctx = module.batch_norm_forward(x, training=False, axis=axis, **keywords)
+            grads = module.batch_norm_backward(dy, ctx)
+        results += [(y, grads.x, grads.weight, grads.bias)]
+    for got, want in zip(*results, strict=True):
+        special = ~np.isfinite(want)
+        assert special.any()
+        assert np.isfinite(got[~special]).all()
+        assert np.array_equal(got[special], want[special], equal_nan=True)
+
+
+@pytest.mark.parametrize("name", LEARNED)
+@pytest.mark.parametrize("count", [1, 5, 17, 3000])
+@pytest.mark.parametrize("bad", [np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+def test_the_gradient_of_a_learned_parameter_sums_infinities(dtype, bad, count, name):
+    x = np.linspace(-1, 2, count).astype(dtype)
+    dy = np.full(count, -2, dtype)
+    x[count // 2] = bad
+    with np.errstate(all="ignore"):
+        want = reference.activations[name][1](dy, x, 0.25)[1]
+    got = fa.activations[name].backward(dy, x, 0.25)[1]
+    assert np.isfinite(got) == np.isfinite(want)
+    assert np.isfinite(want) or np.array_equal(got, want, equal_nan=True)
+
+
 @floats
 @pytest.mark.parametrize("momentum", [0.0, 0.1, 1.0])
 def test_running_statistics_are_updated_in_place(dtype, momentum):
