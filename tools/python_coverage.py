@@ -65,6 +65,8 @@ parallel = true
 patch = subprocess
 disable_warnings = no-data-collected,module-not-measured
 """
+# sys.monitoring finds the same lines in four fifths of the time
+MONITORING = "core = sysmon\n" if sys.version_info >= (3, 12) else ""
 
 
 def run(name: str) -> None:
@@ -73,7 +75,7 @@ def run(name: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     config = folder / "config"
-    config.write_text(CONFIG)
+    config.write_text(CONFIG + MONITORING)
     tests = [f"tests/test_{file}.py" for file in part.files.split()]
     chosen = f"({part.kept}) and " if part.kept else ""
     counting = ["-m", "coverage", "run", f"--rcfile={config}"]
