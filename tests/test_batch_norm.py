@@ -379,9 +379,6 @@ def test_nan_and_inf_stay_in_their_channel(dtype, bad):
     assert np.isnan(y[:, 4]).all()
 
 
-# ---- running statistics and the context ------------------------------------------------------
-
-
 @pytest.mark.parametrize("count", [1, 5, 17, 3000])
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
@@ -420,6 +417,9 @@ def test_the_gradient_of_a_learned_parameter_sums_infinities(dtype, bad, count, 
     got = fa.activations[name].backward(dy, x, 0.25)[1]
     assert np.isfinite(got) == np.isfinite(want)
     assert np.isfinite(want) or np.array_equal(got, want, equal_nan=True)
+
+
+# ---- running statistics and the context ------------------------------------------------------
 
 
 @floats
