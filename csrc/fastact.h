@@ -141,11 +141,11 @@ typedef struct {
         params[FA_MAX_PARAMS][FA_LANES];
     double rstd[FA_LANES], inverse_scale[FA_LANES]; /* only where x is found again from y */
     float narrow_centre[FA_LANES], narrow_scale[FA_LANES], narrow_slope[FA_LANES], narrow_constant[FA_LANES];
-    int wides; /* positions that are wide */
     /* z > 0 where x, with these bits flipped, is at least positive_from; unless not all positions have one */
     uint32_t flip[FA_LANES];
     float positive_from[FA_LANES];
     int sided;
+    int wides; /* positions that are wide */
 } fa_strip;
 
 /* The operand of BatchNorm's kernels: rows of strips of FA_LANES elements, which lie side by side.  They are a
