@@ -59,6 +59,7 @@ C_SOURCES = [
     "batchnorm_channels",
     "batchnorm_flat",
     "batchnorm_rows",
+    "batchnorm_runs",
     "capi",
     "cgroup",
     "dispatch",

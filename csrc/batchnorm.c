@@ -9,10 +9,11 @@
  *    second pass a number of rows.
  *
  * D. Constant statistics, NCHW: the order of memory.
+ * E. As A, where channels are short runs of memory, as of small images.
  *
- * A and B are in batchnorm_channels.c, C in batchnorm_rows.c, D in batchnorm_flat.c.
+ * A and B are in batchnorm_channels.c, C in batchnorm_rows.c, D in batchnorm_flat.c, E in batchnorm_runs.c.
  *
- * The order of additions is the same in A, B and C (fastact.h, FA_BLOCK): results do not depend on the
+ * The order of additions is the same in A, B, C and E (fastact.h, FA_BLOCK): results do not depend on the
  * layout or on the number of threads.  Nothing of the size of x is allocated: partial results take 48 bytes a
  * block of FA_BLOCK elements, and what the first pass keeps of a channel at most the second-level cache a
  * thread. */
@@ -38,9 +39,15 @@ void fa_fill(const fa_job *j, void *tile, ptrdiff_t n, double value)
 
 /* ---- constants -------------------------------------------------------------------------------------- */
 
-/* The values of FA_LANES channels, which mostly follow each other. */
+/* The values of FA_LANES channels, which mostly follow each other, or are one. */
 static void pick(double *to, const double *from, const ptrdiff_t *channels)
 {
+    const double first = from[channels[0]];
+    if (channels[FA_LANES - 1] == channels[0] && channels[1] == channels[0]) {
+        for (int i = 0; i < FA_LANES; i++)
+            to[i] = first;
+        return;
+    }
     if (channels[FA_LANES - 1] - channels[0] == FA_LANES - 1) {
         memcpy(to, from + channels[0], FA_LANES * sizeof *to);
         return;
@@ -225,6 +232,7 @@ static int run(fa_job *j)
             fa_parallel_for(1, 1, prepare, j);
         status = j->by_rows           ? fa_run_rows(j)
                  : fa_can_run_flat(j) ? fa_run_flat(j)
+                 : fa_can_run_runs(j) ? fa_run_runs(j)
                                       : fa_run_channels(j);
     }
     free(memory);

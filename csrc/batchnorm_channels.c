@@ -9,7 +9,7 @@
 
 /* ---- a channel's constants, as the kernels take them ------------------------------------------------- */
 
-static void repeat_channel(const fa_job *j, ptrdiff_t c, fa_strip *k, int second_pass)
+void fa_repeat_channel(const fa_job *j, ptrdiff_t c, fa_strip *k, int second_pass)
 {
     ptrdiff_t channels[FA_LANES];
     for (int i = 0; i < FA_LANES; i++)
@@ -125,8 +125,8 @@ static void move(const fa_job *j, ahead *next, ptrdiff_t elements)
 static fa_span span_of(const fa_job *j, const fa_strip *k, const void *x, ptrdiff_t n, const ahead *next)
 {
     const int fetches = next->x != NULL;
-    return (fa_span){.x = x, .dy = NULL, .out = NULL, .rows = 1, .strips = fa_padded(n) / FA_LANES,
-                     .x_step = 0, .dy_step = 0, .out_step = 0, .constants = k, .each = 0, .varying = 0,
+    return (fa_span){.x = x, .dy = x, .out = NULL, .rows = 1, .strips = fa_padded(n) / FA_LANES,
+                     .x_step = 0, .dy_step = 0, .out_step = 0, .constants = k, .each = 0, .odd = 0, .varying = 0,
                      .stream = 0, .dparam = NULL, .residual = NULL, .residual_step = 0,
                      .ahead = {fetches ? next->x : x, fetches && next->dy ? next->dy : x}, .ahead_step = 0,
                      .ahead_strip = fetches ? FA_LANES * j->tile_size : 0};
@@ -308,11 +308,11 @@ static void second_pass(const fa_job *j, ptrdiff_t c, ptrdiff_t k, ptrdiff_t n, 
 
 /* ---- A: whole channels ---------------------------------------------------------------------------------------- */
 
-static void begin_channel(const fa_job *j, ptrdiff_t c, fa_strip *k, int worker)
+void fa_begin_channel(const fa_job *j, ptrdiff_t c, fa_strip *k, int worker)
 {
     if (!j->backward)
         fa_find_shift(j, c, j->scratch + worker);
-    repeat_channel(j, c, k, 0);
+    fa_repeat_channel(j, c, k, 0);
 }
 
 /* What will be reduced after the elements before k of channel c. */
@@ -340,7 +340,7 @@ static void whole_channels(void *job, ptrdiff_t begin, ptrdiff_t end, int worker
     for (ptrdiff_t c = begin; c <= end; c++) {
         fa_strip *this = both + (c - begin) % 2, *before = both + (c - begin + 1) % 2;
         if (c < end)
-            begin_channel(j, c, this, worker);
+            fa_begin_channel(j, c, this, worker);
         for (ptrdiff_t k = 0, n; k < count; k += n) {
             n = piece(j, k, count - k);
             const ahead next = look_ahead(j, c, k + n, end);
@@ -352,7 +352,7 @@ static void whole_channels(void *job, ptrdiff_t begin, ptrdiff_t end, int worker
         }
         if (c < end) {
             fa_finish_channels(j, parts, 1, c, 1);
-            repeat_channel(j, c, this, 1);
+            fa_repeat_channel(j, c, this, 1);
         }
     }
 }
@@ -375,7 +375,7 @@ static void reduce_blocks(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
         const ptrdiff_t c = t / j->blocks, first = t % j->blocks * FA_BLOCK;
         const ptrdiff_t last = first + fa_at_most(j->bn->count - first, FA_BLOCK);
         if (t == begin || first == 0)
-            repeat_channel(j, c, &constants, 0);
+            fa_repeat_channel(j, c, &constants, 0);
         for (ptrdiff_t k = first, n; k < last; k += n) {
             n = piece(j, k, last - k);
             reduce(j, c, k, n, &constants, &lanes, j->parts + c, j->bn->channels,
@@ -400,7 +400,7 @@ static void second_pass_parts(void *job, ptrdiff_t begin, ptrdiff_t end, int wor
     for (ptrdiff_t t = last - begin; t > last - end; t--) {
         const ptrdiff_t c = t / j->tiles, first = t % j->tiles * FA_TILE;
         if (t == last - begin || t % j->tiles == j->tiles - 1)
-            repeat_channel(j, c, &k, 1);
+            fa_repeat_channel(j, c, &k, 1);
         second_pass(j, c, first, fa_at_most(j->bn->count - first, FA_TILE), &k, nothing, worker);
     }
 }
@@ -444,8 +444,7 @@ static void plan_runs(fa_job *j)
     j->part = j->direct[X] ? fa_at_most((most + PART - 1) / PART * PART, FA_TILE) : FA_TILE;
 }
 
-/* Whole channels, where they share out evenly and both passes find them in the cache. */
-static int by_whole_channels(const fa_job *j)
+int fa_by_whole_channels(const fa_job *j)
 {
     const ptrdiff_t c = j->bn->channels, each = (c + j->threads - 1) / j->threads;
     const ptrdiff_t bytes = j->bn->count * j->tile_size * (1 + j->backward);
@@ -468,7 +467,7 @@ static void plan_kept(fa_job *j)
 int fa_run_channels(fa_job *j)
 {
     plan_runs(j);
-    j->whole = by_whole_channels(j);
+    j->whole = fa_by_whole_channels(j);
     plan_kept(j);
     const ptrdiff_t parts = fa_reduces(j) ? (j->whole ? j->threads : j->bn->channels) * j->blocks * FA_SUMS * 2 : 1;
     j->parts = malloc((size_t)parts * sizeof(double));

@@ -149,8 +149,18 @@ static inline void fa_clear(const fa_job *j, fa_lanes *lanes)
 void fa_fill(const fa_job *j, void *tile, ptrdiff_t n, double value);
 
 /* batchnorm_channels.c */
-void fa_plan_channels(fa_job *j);
 int fa_run_channels(fa_job *j); /* -1: no memory */
+
+/* A channel's constants, as the kernels take them; and with its shift found, those of the first pass. */
+void fa_repeat_channel(const fa_job *j, ptrdiff_t c, fa_strip *k, int second_pass);
+void fa_begin_channel(const fa_job *j, ptrdiff_t c, fa_strip *k, int worker);
+
+/* Whether tasks had better be whole channels: they share out evenly, and both passes find them in the cache. */
+int fa_by_whole_channels(const fa_job *j);
+
+/* batchnorm_runs.c */
+int fa_can_run_runs(const fa_job *j);
+int fa_run_runs(fa_job *j);
 
 /* batchnorm_rows.c */
 int fa_run_rows(fa_job *j);

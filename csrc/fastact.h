@@ -148,9 +148,9 @@ typedef struct {
     int wides; /* positions that are wide */
 } fa_strip;
 
-/* The operand of BatchNorm's kernels: rows of strips of FA_LANES elements, which lie side by side.  They are a
- * piece of one channel, in one row, or several elements of several channels.  Steps lead from a row to the
- * next, in elements. */
+/* The operand of BatchNorm's kernels: rows of strips of FA_LANES elements, which lie side by side.  They are one
+ * channel's, a row a run of memory or a part of one, or several elements of several channels.  Steps lead from a row
+ * to the next, in elements. */
 typedef struct fa_span {
     const void *x, *dy; /* dy: or g */
     void *out;
@@ -158,6 +158,7 @@ typedef struct fa_span {
     ptrdiff_t x_step, dy_step, out_step;
     const fa_strip *constants;
     int each;       /* 1: every strip of a row has constants of its own; 0: they share them */
+    int odd;        /* of a reduction: elements of a row's last strip, if not all; the others may be read */
     int varying;    /* whether the parameters differ among the positions */
     int stream;     /* write `out`, which is aligned to 64 bytes as its rows are, past the caches */
     double *dparam; /* packed rows; unless a parameter is learned, NULL */
@@ -198,8 +199,9 @@ typedef struct {
      * FA_LANES channels in FA_LANES rows. */
     double (*run_shift)(const void *x);
     void (*strip_shift)(const void *x, ptrdiff_t step, double *shift);
-    /* adds to sums[r % lanes] what row r of a span gives that is one strip wide; or to sums[0] what strips of one
-     * row do.  `sums` sums a span's dy and dparam. */
+    /* adds to sums[r % lanes] what row r of a span gives that is one strip wide; or to sums[0] what all strips of one
+     * channel do.  There element i of a strip belongs to place i; with an odd row the places move on, so that
+     * place 0 is always that of the next element.  `sums` sums a span's dy and, of rows that are not odd, dparam. */
     void (*moments)(fa_lanes *sums, int lanes, const fa_span *span);
     void (*sums)(fa_lanes *sums, int lanes, const fa_span *span, ptrdiff_t dparam_step);
     /* folds the lanes of one channel, or FA_LANES lanes of FA_LANES channels, of which `channels` count; `out`

@@ -66,14 +66,14 @@ FAULTS = [
     Fault("bounds: x is gone where it is needed", "kernels.inc",
           "(y == x) | (y == dy) ? aside", "0 ? aside"),
     Fault("moments: sign of the deviation", "batchnorm.inc",
-          "sum.v[j] = FN(fa_vadd)(sum.v[j], d);",
-          "d.hi = -d.hi; sum.v[j] = FN(fa_vadd)(sum.v[j], d);"),
+          "sum->v[j] = FN(fa_vadd)(sum->v[j], d);",
+          "d.hi = -d.hi; sum->v[j] = FN(fa_vadd)(sum->v[j], d);"),
     Fault("moments: a lane is skipped", "batchnorm.inc",
-          "for (ptrdiff_t lane = 0; lane < lanes && lane < rows; lane++) {",
-          "for (ptrdiff_t lane = 1; lane < lanes && lane < rows; lane++) {"),
+          "for (ptrdiff_t lane = 0; lane < lanes && lane < span->rows; lane++) {",
+          "for (ptrdiff_t lane = 1; lane < lanes && lane < span->rows; lane++) {"),
     Fault("moments: swapped strides", "batchnorm.inc",
-          "            x += step * lanes;\n",
-          "            x += ahead_step / (ptrdiff_t)sizeof(real);\n"),
+          "            x += span->x_step * lanes;\n",
+          "            x += span->ahead_step / (ptrdiff_t)sizeof(real);\n"),
     Fault("moments: the square is left as it was", "batchnorm.inc",
           "FN(fa_put_sum)(sums + lane, 1, &square);", "(void)square;"),
     Fault("merge: the last block is lost", "batchnorm.inc",
@@ -120,8 +120,16 @@ FAULTS = [
     Fault("gradient: constants that float32 does not hold", "batchnorm.inc",
           "return keeps & (n > FN(FA_FEW)) ? 0.0 : 1.0;", "return (void)keeps, (void)n, 0.0;"),
     Fault("sides: one number late", "batchnorm.inc",
-          "const float first = fa_float_of_rank(near + steps);",
-          "const float first = fa_float_of_rank(near + steps + 1);"),
+          "const float first = fa_float_of_rank(near[i] + steps);",
+          "const float first = fa_float_of_rank(near[i] + steps + 1);"),
+    Fault("runs: the end of a run counts", "batchnorm.inc",
+          "cut[i] = i < odd ? here : fill;", "cut[i] = i <= odd ? here : fill;"),
+    Fault("runs: places stay where they are", "batchnorm.inc",
+          "FN(fa_vdouble)(hi + by + j * FA_VEC)", "FN(fa_vdouble)(hi + j * FA_VEC)"),
+    Fault("runs: a block is not whole", "batchnorm_runs.c",
+          "fa_at_most(end - k, FA_BLOCK - k % FA_BLOCK)", "fa_at_most(end - k, FA_BLOCK)"),
+    Fault("runs: an end is written whole", "batchnorm_runs.c",
+          "(size_t)(odd * j->itemsize));", "(size_t)(FA_LANES * j->itemsize));"),
     Fault("chunk: stale parameters", "batchnorm.inc",
           "part->constants[i % part->strips * part->each].params[p]",
           "part->constants[0].params[p]"),
@@ -141,13 +149,15 @@ def build(folder: Path, isa: str, fault: Fault) -> None:
     if text.count(fault.old) != 1:
         sys.exit(f"{fault.name}: its text is not there once in {fault.file}")
     source.write_text(text.replace(fault.old, fault.new))
-    flags = [*SETUP["NUMERICS"], "-O1", "-ftree-vectorize", *SETUP["X86"].get(isa, [])]
-    mutant = folder / f"isa_{isa}.o"
+    kernels = source.suffix != ".c"
+    stem = f"isa_{isa}" if kernels else source.stem
+    flags = [*SETUP["NUMERICS"], "-O1", "-ftree-vectorize", *kernels * SETUP["X86"].get(isa, [])]
+    mutant = folder / f"{stem}.o"
     command = ["gcc", *flags, *SETUP["GCC_ONLY"], "-fPIC", "-w", "-c"]
-    must([*command, folder / "csrc" / f"isa_{isa}.c", "-o", mutant])
+    must([*command, folder / "csrc" / f"{stem}.c", "-o", mutant])
     shutil.copytree(ROOT / "fastact", folder / "fastact")
     (module,) = (folder / "fastact").glob("_runtime*.so")
-    objects = [mutant if p.stem == f"isa_{isa}" else p for p in built_objects()]
+    objects = [mutant if p.stem == stem else p for p in built_objects()]
     module.unlink()
     must(["gcc", "-shared", "-fopenmp", *objects, "-lm", "-o", module])
 

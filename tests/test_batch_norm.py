@@ -560,6 +560,54 @@ def test_the_sign_of_z_is_right_next_to_where_z_is_zero(slope, layout, training)
     assert_same_bits(fa.batch_norm_backward(dy, ctx).x, want.x)
 
 
+def with_gaps(a, fill):
+    """A copy whose runs of memory are apart, and what is between them: `fill`."""
+    memory = np.full((*a.shape[:-1], a.shape[-1] + 5), fill, a.dtype)
+    copy, gaps = np.split(memory, [a.shape[-1]], axis=-1)
+    copy[...] = a
+    return copy, gaps
+
+
+RUNS = [(3, 5, 196), (33, 4, 64), (12, 3, 81), (40, 6, 169), (2, 2, 1023), (1030, 2, 66)]
+
+
+@each_once
+@kinds
+@pytest.mark.parametrize("shape", RUNS)
+def test_short_runs_have_the_bits_of_other_layouts(name, dtype, shape):
+    """Kernels read beyond a run's end: neither the next channel nor what is no one's may matter."""
+    x, dy, residual = (data(shape, dtype, seed) for seed in (15, 16, 17))
+    extra = affine(shape[1], dtype) | options(name, shape[1], dtype)
+    for added in (None, residual):
+        last = [a if a is None else np.moveaxis(a, 1, -1).copy() for a in (x, dy, added)]
+        y, ctx = fa.batch_norm_forward(last[0], residual=last[2], axis=-1, **extra)
+        grads = fa.batch_norm_backward(last[1], ctx)
+        want = {"y": np.moveaxis(y, -1, 1), "x": np.moveaxis(grads.x, -1, 1)}
+        out, untouched = with_gaps(x, 7)
+        apart = [a if a is None else with_gaps(a, np.nan)[0] for a in (x, dy, added)]
+        for (a, b, c), to in (((x, dy, added), None), (apart, out)):
+            y, ctx = fa.batch_norm_forward(a, residual=c, out=to, **extra)
+            assert_same_bits(y, want["y"], "y")
+            got = fa.batch_norm_backward(b, ctx, out=to)
+            assert_same_bits(got.x, want["x"], "dx")
+            assert_same_bits(got.weight, grads.weight, "weight")
+        assert (untouched == 7).all()
+
+
+@kinds
+@pytest.mark.parametrize("shape", RUNS)
+def test_a_channel_of_nan_beside_short_runs(dtype, shape):
+    x, dy = data(shape, dtype, 18), data(shape, dtype, 19)
+    spoilt, spoilt_dy = x.copy(), dy.copy()
+    spoilt[:, 1::2] = spoilt_dy[:, 1::2] = np.nan
+    for activation in (None, PLAIN[1], PLAIN[-1]):
+        y, ctx = fa.batch_norm_forward(x, activation=activation)
+        got, got_ctx = fa.batch_norm_forward(spoilt, activation=activation)
+        assert_same_bits(got[:, ::2], y[:, ::2])
+        dx = fa.batch_norm_backward(dy, ctx).x
+        assert_same_bits(fa.batch_norm_backward(spoilt_dy, got_ctx).x[:, ::2], dx[:, ::2])
+
+
 @pytest.mark.parametrize(
     "shape", [(3, 4, 33, 37), (2, 3, 1, 1031), (5, 2, 65, 67), (16, 5, 259, 259)]
 )
