@@ -159,6 +159,7 @@ typedef struct fa_span {
     const fa_strip *constants;
     int each;       /* 1: every strip of a row has constants of its own; 0: they share them */
     int odd;        /* of a reduction: elements of a row's last strip, if not all; the others may be read */
+    const double *of_rows[3]; /* of float32, unless NULL: centre, scale and offset of each row, in place of `constants`' */
     int varying;    /* whether the parameters differ among the positions */
     int stream;     /* write `out`, which is aligned to 64 bytes as its rows are, past the caches */
     double *dparam; /* packed rows; unless a parameter is learned, NULL */

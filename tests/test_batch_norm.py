@@ -594,6 +594,25 @@ def test_short_runs_have_the_bits_of_other_layouts(name, dtype, shape):
         assert (untouched == 7).all()
 
 
+@each_once
+@kinds
+@pytest.mark.parametrize("shape", [*RUNS, (3, 150, 49), (5, 7, 33), (2, 3, 5000)])
+def test_short_runs_in_evaluation_have_the_bits_of_other_layouts(name, dtype, shape):
+    x, residual = data(shape, dtype, 20), data(shape, dtype, 21)
+    extra = affine(shape[1], dtype) | options(name, shape[1], dtype)
+    extra |= {"running_mean": data(shape[1:2], dtype, 22), "running_var": np.full(shape[1], 0.7)}
+    for added in (None, residual):
+        last = [a if a is None else np.moveaxis(a, 1, -1).copy() for a in (x, added)]
+        want = np.moveaxis(fa.batch_norm(last[0], residual=last[1], axis=-1, **extra), -1, 1)
+        assert_same_bits(fa.batch_norm(x, residual=added, **extra), want)
+        own = x.copy()
+        assert_same_bits(fa.batch_norm(own, residual=added, out=own, **extra), want)
+        out, untouched = with_gaps(x, 7)
+        fa.batch_norm(x, residual=added, out=out, **extra)
+        assert_same_bits(out, want)
+        assert (untouched == 7).all()
+
+
 @kinds
 @pytest.mark.parametrize("shape", RUNS)
 def test_a_channel_of_nan_beside_short_runs(dtype, shape):
