@@ -126,6 +126,8 @@ static void find_g(const fa_job *j, const part *p, const fa_strip *constants, co
     span.out = kept_g(j, p->first, worker);
     span.out_step = fa_padded(j->run);
     j->kernels->backward(&span, j->activation, NULL);
+    for (ptrdiff_t r = p->first; j->bn->g && r < p->first + p->runs; r++)
+        memcpy((char *)address(j->bn->g, p->channel, r), kept_g(j, r, worker), (size_t)(j->run * j->itemsize));
 }
 
 static void reduce_elements(const fa_job *j, const part *p, ptrdiff_t at, ptrdiff_t n, const fa_strip *constants,
@@ -283,10 +285,19 @@ static const char *lowest(const fa_job *j, const fa_view *v)
     return v->channel_stride < 0 ? v->data + (j->bn->channels - 1) * v->channel_stride : v->data;
 }
 
-/* Whether results are written to what kernels may read of another channel. */
-static int overlaps(const fa_job *j, const fa_view *v)
+static int overlap(const fa_job *j, const fa_view *a, const fa_view *b)
 {
-    return v && lowest(j, v) < j->out->end && lowest(j, j->out) < v->end;
+    return a && b && lowest(j, a) < b->end && lowest(j, b) < a->end;
+}
+
+/* Whether results are written to what kernels may read of another channel. */
+static int writes_what_is_read(const fa_job *j)
+{
+    const fa_view *results[] = {j->out, j->bn->g};
+    int some = 0;
+    for (int i = 0; i < 2; i++)
+        some |= overlap(j, results[i], j->x) | overlap(j, results[i], j->dy) | overlap(j, results[i], j->bn->residual);
+    return some;
 }
 
 /* Whether runs are whole lines of the cache, which batchnorm_channels.c writes past it. */
@@ -303,12 +314,12 @@ static ptrdiff_t bytes_of_g(const fa_job *j)
 int fa_can_run_runs(const fa_job *j)
 {
     const fa_batchnorm *bn = j->bn;
-    if (j->half || j->learns || bn->mask || bn->weights || bn->from_output || bn->first || bn->g ||
+    if (j->half || j->learns || bn->mask || bn->weights || bn->from_output || bn->first || (bn->g && !keeps_g(j)) ||
         !fa_reduces(j) || !fa_applies(j) || j->x->ndim != 2 || !fa_by_whole_channels(j) || had_better_stream(j))
         return 0;
     return j->x->shape[1] >= LEAST_RUN && j->x->shape[1] < FA_BLOCK && has_runs(j, j->x) && has_runs(j, j->dy) &&
-           has_runs(j, j->out) && has_runs(j, bn->residual) && !overlaps(j, j->x) && !overlaps(j, j->dy) &&
-           !overlaps(j, bn->residual) && 2 * bytes_of_g(j) <= fa_l2_bytes();
+           has_runs(j, j->out) && has_runs(j, bn->residual) && has_runs(j, bn->g) && !writes_what_is_read(j) &&
+           2 * bytes_of_g(j) <= fa_l2_bytes();
 }
 
 int fa_run_runs(fa_job *j)

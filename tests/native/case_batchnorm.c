@@ -10,13 +10,14 @@
 #include "elementwise.h"
 #include "native.h"
 
-static const fa_dtype REALS[] = {FA_FLOAT32, FA_FLOAT64, FA_FLOAT16, FA_BFLOAT16};
+static const fa_dtype REALS[] = {FA_FLOAT32, FA_FLOAT32, FA_FLOAT64, FA_FLOAT16, FA_BFLOAT16};
 enum { MOST = 40000, ROWS = 11 };
 
 /* What a call takes, but for the arrays. */
 typedef struct {
     fa_batchnorm bn;
     int training, apart, ndim, axis; /* apart: the passes are called one by one */
+    int images;                      /* small ones, whose channels are short runs of memory: mostly packed */
     ptrdiff_t shape[FA_MAX_NDIM];
     content what;
     uint64_t seed;
@@ -41,7 +42,22 @@ static ptrdiff_t draw_channels(drawing *d)
     return DRAW_FROM(d, channels);
 }
 
-static void draw_problem_shape(drawing *d, problem *p)
+static void draw_images(drawing *d, problem *p)
+{
+    static const ptrdiff_t samples[] = {2, 3, 8, 33}, channels[] = {1, 2, 4, 8, 15, 24, 64};
+    static const ptrdiff_t runs[] = {33, 49, 64, 65, 81, 128, 196, 400, 1000, 1023};
+    p->images = 1;
+    p->ndim = 3;
+    p->axis = 1;
+    p->shape[0] = DRAW_FROM(d, samples);
+    p->shape[1] = p->bn.channels = DRAW_FROM(d, channels);
+    p->shape[2] = DRAW_FROM(d, runs);
+    if (p->shape[0] * p->shape[1] * p->shape[2] > MOST)
+        p->shape[1] = p->bn.channels = 2;
+    p->bn.count = p->shape[0] * p->shape[2];
+}
+
+static void draw_any_shape(drawing *d, problem *p)
 {
     static const ptrdiff_t lengths[] = {1, 2, 3, 7, 16, 17, 31, 64, 128, 130, 400, 1024, 1025, 2050, 9000};
     ptrdiff_t size;
@@ -57,6 +73,11 @@ static void draw_problem_shape(drawing *d, problem *p)
         size *= p->shape[axis];
     }
     p->bn.count = size / p->bn.channels;
+}
+
+static void draw_problem_shape(drawing *d, problem *p)
+{
+    (draw(d, 3) ? draw_any_shape : draw_images)(d, p);
     p->bn.total = (double)p->bn.count;
 }
 
@@ -126,7 +147,8 @@ static void choose_first(problem *p, counted *c)
 
 static void draw_counted(drawing *d, problem *p)
 {
-    const int masks = draw(d, 4) == 0, weighs = draw(d, 4) == 0;
+    const unsigned most = p->images ? 16 : 4;
+    const int masks = draw(d, most) == 0, weighs = draw(d, most) == 0;
     const size_t n = (size_t)p->bn.count + FA_LANES;
     if (!masks && !weighs)
         return;
@@ -180,14 +202,10 @@ static void free_problem(problem *p)
     free_counted(p->counted);
 }
 
-static layout draw_how(drawing *d, layout otherwise)
-{
-    return draw(d, 2) ? PACKED : otherwise;
-}
-
 static array draw_data(drawing *d, const problem *p, layout otherwise)
 {
-    return new_array(d, draw_how(d, otherwise), p->bn.real, p->ndim, p->shape);
+    const layout how = draw(d, p->images ? 8 : 2) ? PACKED : otherwise;
+    return new_array(d, how, p->bn.real, p->ndim, p->shape);
 }
 
 static fa_view view_of(const problem *p, const array *a)
