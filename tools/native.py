@@ -535,7 +535,7 @@ def reasons(listed: Path = UNCOVERED) -> dict[tuple[str, ...], str]:
 def function_around(text: list[str], number: int) -> str:
     """The function that a line is in, by the last line that begins as one does."""
     for line in reversed(text[:number]):
-        if begin := re.match(r"(?!typedef|else)[A-Za-z][^;=]*?(?:FN\()?(\w+)\)?\(", line):
+        if begin := re.match(r"(?!typedef|else)[A-Za-z][^;=]*?(?:FN\()?\b(?!FN\b)(\w+)\)?\(", line):
             return begin[1]
     return ""
 
