@@ -81,12 +81,12 @@ class Numexpr(Peer):
 
     def elementwise(self, job: ElementwiseJob) -> Statements:
         import numexpr
+        from numexpr.expressions import functions as known
 
         import fastact
 
         threads = fastact.get_num_threads()
         numexpr.set_num_threads(threads)
-        known = numexpr.expressions.functions
         source, constants = expressions.for_numexpr(job.name, job.formula, job.values, known)
         if source is None:
             raise NotTheSame
