@@ -67,7 +67,7 @@ static void pack_layout(array *a)
     ptrdiff_t step = fa_itemsize[a->dtype];
     for (int axis = a->ndim - 1; axis >= 0; axis--) {
         a->strides[axis] = step;
-        step *= a->shape[axis];
+        step *= a->size ? a->shape[axis] : 1; /* without elements the others may be of any length */
     }
 }
 
@@ -78,7 +78,7 @@ static void draw_layout(array *a, drawing *d, layout how)
     draw_order(d, a->ndim, order);
     for (int i = a->ndim - 1; i >= 0; i--) {
         const ptrdiff_t stride = a->strides[order[i]] = draw_stride(d, how, step);
-        if (stride)
+        if (stride && a->size)
             step = (stride < 0 ? -stride : stride) * a->shape[order[i]];
     }
 }
