@@ -44,6 +44,7 @@ static ptrdiff_t draw_channels(drawing *d)
 
 static void draw_images(drawing *d, problem *p)
 {
+    enum { FEW = 10000 };
     static const ptrdiff_t samples[] = {2, 3, 8, 33}, channels[] = {1, 2, 4, 8, 15, 24, 64};
     static const ptrdiff_t runs[] = {33, 49, 64, 65, 81, 128, 196, 400, 1000, 1023};
     p->images = 1;
@@ -52,8 +53,10 @@ static void draw_images(drawing *d, problem *p)
     p->shape[0] = DRAW_FROM(d, samples);
     p->shape[1] = p->bn.channels = DRAW_FROM(d, channels);
     p->shape[2] = DRAW_FROM(d, runs);
-    if (p->shape[0] * p->shape[1] * p->shape[2] > MOST)
+    if (p->shape[0] * p->shape[1] * p->shape[2] > FEW)
         p->shape[1] = p->bn.channels = 2;
+    if (p->shape[0] * p->shape[1] * p->shape[2] > FEW)
+        p->shape[0] = 3;
     p->bn.count = p->shape[0] * p->shape[2];
 }
 
