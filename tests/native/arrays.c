@@ -16,6 +16,8 @@
 #define GUARD 128
 #endif
 
+enum { MOST_BYTES = 1 << 26 };
+
 unsigned draw(drawing *d, unsigned below)
 {
     unsigned value = d->at < d->end ? *d->at++ : 0;
@@ -108,6 +110,10 @@ array new_array(drawing *d, layout how, fa_dtype dtype, int ndim, const ptrdiff_
         offset = draw(d, 4) ? 0 : draw(d, (unsigned)fa_itemsize[dtype]);
     }
     find_extent(&a, &before, &after);
+    if (before + after > MOST_BYTES) { /* large steps along many axes */
+        pack_layout(&a);
+        find_extent(&a, &before, &after);
+    }
     a.bytes = 2 * GUARD + offset + before + after;
     /* large ones at a page, as the pool has them: so addresses modulo 4 KiB are no matter of luck */
     const size_t alignment = a.bytes < 4096 ? 64 : 4096;
