@@ -20,7 +20,7 @@ from fastact._demo_numpy import START, required_parameters
 
 SIZES = (64, 512, 64, 10)
 STEPS_PER_EPOCH = 4  # about 360 images a step, all batches of nearly one size
-MOMENTUM, WEIGHT_DECAY, LARGEST_GRADIENT = 0.9, 2e-3, 0.3
+MOMENTUM, WEIGHT_DECAY, LARGEST_GRADIENT = 0.9, 1e-3, 0.3
 
 
 # ---- the data --------------------------------------------------------------------------------
