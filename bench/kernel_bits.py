@@ -12,7 +12,6 @@ not asked to agree. Exit status 1: bits differ.
 
 from __future__ import annotations
 
-import ast
 import os
 import platform
 import shutil
@@ -23,19 +22,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-CSRC = HERE.parent / "csrc"
-X86 = {"baseline": [], "avx2": ["-mavx2", "-mfma"]}
-X86["avx512"] = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"]
-ARM = {"neon": []}
+sys.path.insert(0, str(HERE.parent / "tools"))
+from native import CSRC, ROOT, SETUP, as_shipped  # noqa: E402
+
+X86 = {name: SETUP["X86"][name] for name in ("baseline", "avx2", "avx512")}
+ARM = {"neon": SETUP["ARM"]["neon"]}
 # The same source with AVX-512's instructions spelled out: what it says, if not what it becomes.
 EMULATED = [*X86["avx2"], "-Wno-psabi", "-include", str(HERE / "avx512_emulated.h")]
-
-
-def numerics() -> list[str]:
-    """The flags of the shipped kernels."""
-    tree = ast.parse((HERE.parent / "setup.py").read_text())
-    found = {node.targets[0].id: node.value for node in tree.body if isinstance(node, ast.Assign)}
-    return [*ast.literal_eval(found["NUMERICS"]), "-fno-thread-jumps", "-Wall", "-Wextra"]
 
 
 def toolchains(wanted):
@@ -68,12 +61,17 @@ def runnable() -> list[str]:
 
 
 def digests(name, compiler, flags, emulator, folder) -> list[str]:
-    program = Path(folder, name)
-    command = [compiler, *numerics(), *flags, "-static", f"-DKERNELS=fa_isa_{name}", f"-I{CSRC}"]
-    command += [str(HERE / "kernel_bits.c"), str(CSRC / f"isa_{name}.c")]
-    command += [str(CSRC / "pieces_tables.c"), "-o", str(program), "-lm"]
-    subprocess.run(command, check=True)
-    run = subprocess.run([*emulator, str(program)], check=True, capture_output=True, text=True)
+    """Each object by itself, which ccache may know, and what the program prints."""
+    objects = []
+    for source in (HERE / "kernel_bits.c", CSRC / f"isa_{name}.c", CSRC / "pieces_tables.c"):
+        objects.append(str(Path(folder, f"{name}-{source.stem}.o")))
+        own = [*SETUP["GCC_ONLY"], *flags]
+        own += [f"-DKERNELS=fa_isa_{name}"] * (source.parent == HERE)
+        command = [*as_shipped(compiler, own, source), "-o", objects[-1]]
+        subprocess.run(command, check=True, cwd=ROOT)
+    program = str(Path(folder, name))
+    subprocess.run([compiler, "-static", *objects, "-o", program, "-lm"], check=True)
+    run = subprocess.run([*emulator, program], check=True, capture_output=True, text=True)
     return run.stdout.splitlines()
 
 

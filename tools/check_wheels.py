@@ -28,6 +28,8 @@ import tempfile
 import time
 import tomllib
 import zipfile
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 BEGIN = time.monotonic()
@@ -84,14 +86,13 @@ def release_time() -> str:
     return done.stdout.strip() or "1700000000"
 
 
-def build_tools(python: str, folder: Path) -> Path:
-    """An environment with exactly what requirements/*.txt list, hashes checked."""
+def build_tools(python: str, folder: Path, *lists: str) -> Path:
+    """An environment with exactly what these requirements/*.txt list, hashes checked."""
     run(python, "-m", "venv", folder)
-    requirements = ROOT / "requirements"
+    listed = [part for name in lists for part in ("-r", ROOT / "requirements" / f"{name}.txt")]
     run(
         folder / "bin" / "python", "-m", "pip", "install", "-q", "--require-hashes",
-        "--only-binary", ":all:",
-        "-r", requirements / "build.txt", "-r", requirements / "release.txt",
+        "--only-binary", ":all:", *listed,
     )  # fmt: skip
     return folder / "bin"
 
@@ -105,7 +106,9 @@ def build_sdist(tools: Path, folder: Path, environment: dict[str, str]) -> Path:
     return sdist
 
 
-def build_wheel(tools: Path, sdist: Path, folder: Path, environment: dict[str, str]) -> Path:
+def build_wheel(
+    tools: Path, release: Path, sdist: Path, folder: Path, environment: dict[str, str]
+) -> Path:
     """The manylinux wheel; a warning of the compiler about our own sources fails."""
     log = run(
         tools / "python", "-m", "pip", "wheel", "-v", "--no-deps", "--no-build-isolation",
@@ -115,16 +118,11 @@ def build_wheel(tools: Path, sdist: Path, folder: Path, environment: dict[str, s
     if warnings := re.findall(pattern, log, flags=re.MULTILINE):
         sys.exit("\n".join(["the build has warnings:", *warnings]))
     (plain,) = (folder / "plain").glob("*.whl")
-    path = {**environment, "PATH": f"{tools}{os.pathsep}{environment['PATH']}"}
+    path = {**environment, "PATH": f"{release}{os.pathsep}{environment['PATH']}"}
     run(
-        tools / "auditwheel",
-        "repair",
-        "--strip",
-        "--wheel-dir",
-        folder / "manylinux",
-        plain,
+        release / "auditwheel", "repair", "--strip", "--wheel-dir", folder / "manylinux", plain,
         env=path,
-    )
+    )  # fmt: skip
     (wheel,) = (folder / "manylinux").glob("*.whl")
     return wheel
 
@@ -156,10 +154,10 @@ def content_errors(wheel: Path) -> list[str]:
     return errors
 
 
-def check_contents(tools: Path, wheel: Path, sdist: Path) -> None:
+def check_contents(release: Path, wheel: Path, sdist: Path) -> None:
     if errors := content_errors(wheel):
         sys.exit("\n".join([f"{wheel.name}:", *errors]))
-    run(tools / "twine", "check", "--strict", wheel, sdist)
+    run(release / "twine", "check", "--strict", wheel, sdist)
     say(f"{wheel.name}: {wheel.stat().st_size:,} bytes; contents and metadata are right")
 
 
@@ -210,18 +208,35 @@ def compiled_once(cache: Path) -> dict[str, str]:
     return {"CC": "ccache gcc", "CCACHE_DIR": folder, "CCACHE_NOHASHDIR": "1"}
 
 
-def check_python(python: str, version: str, scratch: Path, cache: Path, options) -> None:
-    here = python == sys.executable
+@dataclass(frozen=True)
+class Release:
+    """What all CPythons share."""
+
+    tools: Path
+    sdist: Path
+    cache: Path
+    environment: dict[str, str]
+
+
+def prepare(folder: Path) -> Release:
     environment = {**os.environ, "SOURCE_DATE_EPOCH": release_time()}
-    tools = build_tools(python, scratch / "tools")
-    sdist = build_sdist(tools, scratch / "sdist", environment)
-    wheel = build_wheel(tools, sdist, scratch / "first", environment | compiled_once(cache))
-    check_contents(tools, wheel, sdist)
+    tools = build_tools(sys.executable, folder / "tools", "build", "release")
+    sdist = build_sdist(tools, folder / "sdist", environment)
+    return Release(tools, sdist, folder / "cache", environment)
+
+
+def check_python(python: str, version: str, scratch: Path, release: Release, options) -> None:
+    here = python == sys.executable
+    tools = release.tools if here else build_tools(python, scratch / "tools", "build")
+    build = partial(build_wheel, tools, release.tools, release.sdist)
+    shared = compiled_once(release.cache)
+    wheel = build(scratch / "first", release.environment | shared)
+    check_contents(release.tools, wheel, release.sdist)
     if here or not options.quick:
-        again = compiled_once(cache) if options.quick else {"CC": "gcc"}
-        second = build_wheel(tools, sdist, scratch / "elsewhere" / "second", environment | again)
+        again = shared if options.quick else {"CC": "gcc", "CCACHE_DISABLE": "1"}
+        second = build(scratch / "elsewhere" / "second", release.environment | again)
         check_same_bytes(wheel, second)
-    with tarfile.open(sdist) as archive:
+    with tarfile.open(release.sdist) as archive:
         archive.extractall(scratch / "sources", filter="data")
     (sources,) = (scratch / "sources").iterdir()
     one = NEWEST if here else PYTHONS[version]
@@ -233,7 +248,7 @@ def check_python(python: str, version: str, scratch: Path, cache: Path, options)
         run_tests(clean, sources, scratch / f"{name}-run", chosen)
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
-        for built in (sdist, wheel):
+        for built in (release.sdist, wheel):
             shutil.copy(built, options.out)
 
 
@@ -257,10 +272,11 @@ def main() -> None:
     options = parser.parse_args()
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
     pythons = {**found_pythons(), here: sys.executable}
-    with tempfile.TemporaryDirectory() as cache:
+    with tempfile.TemporaryDirectory() as shared:
+        release = prepare(Path(shared))
         for version, python in pythons.items():
             with tempfile.TemporaryDirectory() as scratch:
-                check_python(python, version, Path(scratch), Path(cache), options)
+                check_python(python, version, Path(scratch), release, options)
     say(f"all is right with CPython {', '.join(pythons)}")
 
 
