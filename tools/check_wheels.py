@@ -237,7 +237,8 @@ def check_python(python: str, version: str, scratch: Path, release: Release, opt
         second = build(scratch / "elsewhere" / "second", release.environment | again)
         check_same_bytes(wheel, second)
     with tarfile.open(release.sdist) as archive:
-        archive.extractall(scratch / "sources", filter="data")
+        careful = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # CPython 3.11.4
+        archive.extractall(scratch / "sources", **careful)
     (sources,) = (scratch / "sources").iterdir()
     one = NEWEST if here else PYTHONS[version]
     for numpy in [one] if options.quick else [PYTHONS[version], NEWEST]:
