@@ -285,6 +285,14 @@ static int worth_keeping(const fa_job *j, ptrdiff_t size)
     return j->activation && j->backward && !j->by_sign && j->passes == FA_BOTH_PASSES && (fits || j->costly);
 }
 
+/* Regions whose time threads cost. Between the passes they hand on sums and constants from cache to cache, and of rows
+ * the halves of x as well, which the passes cut differently (docs/design.md, "Threads"). */
+static int regions_of(const fa_job *j)
+{
+    enum { OF_CHANNELS = 6, OF_ROWS = 12 };
+    return !fa_reduces(j) || !fa_applies(j) ? 1 : j->by_rows ? OF_ROWS : OF_CHANNELS;
+}
+
 static int channels_last(const fa_view *v)
 {
     return !v || fa_view_channels_last(v);
@@ -311,11 +319,11 @@ static int start(fa_job *j, const fa_batchnorm *bn)
     j->learns = j->backward && j->activation && j->activation->param_gradient[FA_UNIFORM];
     j->nsums = 2 + (j->learns || j->tolerance);
     j->by_sign = is_by_sign(j);
-    fa_cost *cost = cost_of(j);
-    j->threads = fa_threads_for(size, cost);
     j->stream = had_better_stream(j, size) ? isa->stream : NULL;
     j->by_rows = channels_last(j->x) && channels_last(j->out) && channels_last(j->dy) && channels_last(bn->residual) &&
                  channels_last(bn->g);
+    fa_cost *cost = cost_of(j);
+    j->threads = fa_threads_for(size, cost, regions_of(j));
     j->g = bn->g ? bn->g : worth_keeping(j, size) ? j->out : NULL;
     const double begin = fa_begin_measurement(j->threads, size, cost);
     const int status = run(j);

@@ -408,7 +408,7 @@ static void second_pass_parts(void *job, ptrdiff_t begin, ptrdiff_t end, int wor
 static void two_phases(fa_job *j)
 {
     const ptrdiff_t c = j->bn->channels;
-    const int few = fa_threads_for(c * j->blocks * FA_LANES, NULL);
+    const int few = fa_threads_for(c * j->blocks * FA_LANES, NULL, 1);
     if (fa_reduces(j)) {
         if (!j->backward)
             fa_parallel_for(c, few, find_shifts, j);

@@ -614,7 +614,7 @@ static void passes(fa_job *j)
     if (fa_reduces(j)) {
         fa_parallel_for(1, 1, before_first_pass, j);
         fa_parallel_for(j->blocks * tasks(&j->matrix, j->matrix.wide), j->threads, reduce_tasks, j);
-        fa_parallel_for(finishers, fa_threads_for(j->bn->channels * j->blocks * FA_LANES, NULL), finish, j);
+        fa_parallel_for(finishers, fa_threads_for(j->bn->channels * j->blocks * FA_LANES, NULL, 1), finish, j);
     }
     if (!fa_applies(j))
         return;

@@ -401,7 +401,7 @@ void fa_elementwise(const fa_op *op, int ndim, const ptrdiff_t *shape, const fa_
     for (int axis = 0; axis < j.ndim - 2; axis++)
         tiles *= j.shape[axis];
     fa_cost *cost = cost_of(op);
-    fa_measured_for(tiles, fa_threads_for(size, cost), run_tiles, &j, size, cost);
+    fa_measured_for(tiles, fa_threads_for(size, cost, 1), run_tiles, &j, size, cost);
 }
 
 /* Whether one element's result is another's input, as in NumPy's reduce and accumulate. */

@@ -462,24 +462,29 @@ static double region_nanoseconds(void)
 }
 #endif
 
-OF_ITS_OWN int useful_threads(ptrdiff_t elements, const fa_cost *cost, int limit)
+OF_ITS_OWN int useful_threads(ptrdiff_t elements, const fa_cost *cost, int regions, int limit)
 {
     const double known = cost ? (double)atomic_load(&cost->nanoseconds) : 0.0;
     const double work = (double)elements * (known > 0 ? known : CHEAP_WORK_PS / 1000.0);
-    const double useful = work / (WORTH * region_nanoseconds());
+    const double useful = work / (WORTH * regions * region_nanoseconds());
     return useful < 2 ? 1 : useful < limit ? (int)useful : limit;
 }
 
+static int is_known(const fa_cost *cost, ptrdiff_t elements)
+{
+    return atomic_load(&cost->samples) >= SAMPLES && elements / 2 < atomic_load(&cost->elements);
+}
+
 /* This arithmetic raises flags too, which are no business of the caller's. */
-int fa_threads_for(ptrdiff_t elements, const fa_cost *cost)
+int fa_threads_for(ptrdiff_t elements, const fa_cost *cost, int regions)
 {
     const int limit = fa_get_num_threads();
     if (limit < 2 || elements < 2 * LEAST_ELEMENTS)
         return 1;
-    if (cost && elements <= MOST_ELEMENTS && atomic_load(&cost->samples) < SAMPLES)
+    if (cost && elements <= MOST_ELEMENTS && !is_known(cost, elements))
         return 1;
     const uint64_t old = fa_enter_environment();
-    const int threads = useful_threads(elements, cost, limit);
+    const int threads = useful_threads(elements, cost, regions, limit);
     fa_leave_environment(old);
     return threads;
 }
@@ -487,7 +492,7 @@ int fa_threads_for(ptrdiff_t elements, const fa_cost *cost)
 double fa_begin_measurement(int threads, ptrdiff_t elements, const fa_cost *cost)
 {
     const int wanted = threads == 1 && elements >= LEAST_ELEMENTS && fa_get_num_threads() > 1;
-    if (!wanted || atomic_load(&cost->samples) >= SAMPLES)
+    if (!wanted || is_known(cost, elements))
         return 0.0;
     const uint64_t old = fa_enter_environment();
     const double begin = now();
@@ -498,7 +503,13 @@ double fa_begin_measurement(int threads, ptrdiff_t elements, const fa_cost *cost
 /* The least is kept: what disturbs only adds. */
 OF_ITS_OWN void keep_least(fa_cost *cost, ptrdiff_t elements, double begin)
 {
-    const float each = (float)((now() - begin) / (double)elements), known = atomic_load(&cost->nanoseconds);
+    const float each = (float)((now() - begin) / (double)elements);
+    if (elements / 2 >= atomic_load(&cost->elements)) {
+        atomic_store(&cost->elements, elements < INT_MAX ? (int)elements : INT_MAX);
+        atomic_store(&cost->samples, 0);
+        atomic_store(&cost->nanoseconds, 0);
+    }
+    const float known = atomic_load(&cost->nanoseconds);
     if (each > 0 && (known == 0 || each < known))
         atomic_store(&cost->nanoseconds, each);
     atomic_fetch_add(&cost->samples, 1);

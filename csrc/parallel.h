@@ -19,15 +19,17 @@ void fa_parallel_for(ptrdiff_t ntasks, int threads, fa_task_fn task, void *conte
 uint64_t fa_enter_environment(void);
 void fa_leave_environment(uint64_t old);
 
-/* What a kind of work costs an element on one thread, as the first calls on one thread measured it. */
+/* What a kind of work costs an element on one thread, as the first calls on one thread measured it, and again when
+ * there are larger ones: what does not grow with the elements counts for less in them. */
 typedef struct {
-    _Atomic int samples;
+    _Atomic int samples, elements; /* of at least half so many elements */
     _Atomic float nanoseconds; /* 0: not known yet */
 } fa_cost;
 
 /* The number of threads for `elements` of work of that cost (NULL: a cheap one): as many as have several times as
- * long to work as it takes to start and to meet, which is measured too. */
-int fa_threads_for(ptrdiff_t elements, const fa_cost *cost);
+ * long to work as it takes to start and to meet, which is measured too, and counts `regions` times: once, or more
+ * where threads hand on what they have found. */
+int fa_threads_for(ptrdiff_t elements, const fa_cost *cost, int regions);
 /* fa_parallel_for, measured while the cost of its `elements` is not known well. */
 void fa_measured_for(ptrdiff_t ntasks, int threads, fa_task_fn task, void *context, ptrdiff_t elements,
                      fa_cost *cost);

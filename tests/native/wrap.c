@@ -14,7 +14,7 @@
 const surroundings plainest = {.threads = 1, .l2 = 1 << 20, .llc = 8 << 20, .allocations = -1};
 surroundings now_here = {.threads = 1, .l2 = 1 << 20, .llc = 8 << 20, .allocations = -1};
 
-int __wrap_fa_threads_for(ptrdiff_t elements, const fa_cost *cost);
+int __wrap_fa_threads_for(ptrdiff_t elements, const fa_cost *cost, int regions);
 int __wrap_fa_worth_streaming(ptrdiff_t bytes);
 ptrdiff_t __wrap_fa_l2_bytes(void);
 ptrdiff_t __wrap_fa_llc_bytes(void);
@@ -28,9 +28,9 @@ void *__real_calloc(size_t count, size_t bytes);
 void *__real_aligned_alloc(size_t alignment, size_t bytes);
 void *__real_mmap(void *at, size_t bytes, int access, int flags, int file, off_t offset);
 
-int __wrap_fa_threads_for(ptrdiff_t elements, const fa_cost *cost)
+int __wrap_fa_threads_for(ptrdiff_t elements, const fa_cost *cost, int regions)
 {
-    (void)cost;
+    (void)cost, (void)regions;
     return elements > 1 ? now_here.threads : 1;
 }
 
