@@ -61,6 +61,31 @@ static int tells_nanoseconds(void)
     return fine;
 }
 
+static void record(fa_cost *cost, ptrdiff_t elements, double each)
+{
+    for (int k = 0; k < 8; k++)
+        fa_record(cost, elements, fa_nanoseconds() - (double)elements * each);
+}
+
+/* Threads for dear work, for work that has to be handed on too often, and for more of it than was ever measured. */
+static int counts_threads(void)
+{
+    const int all = fa_get_num_threads();
+    fa_cost cost = {0};
+    int wrong = 0;
+    record(&cost, 1500, 1e5);
+    wrong += expect("threads for dear work", all, fa_threads_for(2048, &cost, 1));
+    wrong += expect("threads that hand on too much", 1, fa_threads_for(2048, &cost, 1 << 28));
+    wrong += expect("threads for what is not known", 1, fa_threads_for(3000, &cost, 1));
+    wrong += expect("known", 0, fa_begin_measurement(1, 2999, &cost) != 0.0);
+    wrong += expect("not known", all > 1, fa_begin_measurement(1, 3000, &cost) != 0.0);
+    record(&cost, 3000, 10.0);
+    wrong += expect("the larger calls' cost", 1, cost.nanoseconds >= 10 && cost.nanoseconds < 1e4f);
+    record(&cost, 1500, 1.0);
+    wrong += expect("the least cost", 1, cost.nanoseconds < 10);
+    return wrong;
+}
+
 int main(int argc, char **argv)
 {
     int wrong = 0;
@@ -73,6 +98,7 @@ int main(int argc, char **argv)
     wrong += expect("threads", fa_threading() ? 3 : 1, fa_get_num_threads());
     wrong += expect("a processor", 1, fa_usable_cpus() > 0);
     wrong += expect("a clock", 1, tells_nanoseconds());
+    wrong += counts_threads();
     for (int backward = 0; backward < 2; backward++)
         for (int again = 0; again < 2; again++) {
             const fa_activation_kernels *kernels = fa_kernels_for(FA_FLOAT32)->activation;
