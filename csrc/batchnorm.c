@@ -289,7 +289,7 @@ static int worth_keeping(const fa_job *j, ptrdiff_t size)
  * the halves of x as well, which the passes cut differently (docs/design.md, "Threads"). */
 static int regions_of(const fa_job *j)
 {
-    enum { OF_CHANNELS = 3, OF_ROWS = 8 };
+    enum { OF_CHANNELS = 3, OF_ROWS = 10 };
     return !fa_reduces(j) || !fa_applies(j) ? 1 : j->by_rows ? OF_ROWS : OF_CHANNELS;
 }
 
