@@ -360,7 +360,7 @@ PLAIN = Flavour("plain")
 THREADS = Flavour("plain-threads", main="threads")
 # without optimisation, as gcc's manual advises: inlined loops confuse it; and with more patience
 ANALYZER = Flavour(
-    "analyzer", ("-fanalyzer", "--param=analyzer-bb-explosion-factor=20", "-O0"),
+    "analyzer", ("-fanalyzer", "--param=analyzer-bb-explosion-factor=60", "-O0"),
     main="", isas=(), wrapped=False,
 )  # fmt: skip
 ARM = Flavour(
