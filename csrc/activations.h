@@ -231,8 +231,8 @@ FA_INLINE real FN(fa_sigmoid_backward)(real dy, real x) {
 #define FA_FAST_sigmoid_backward , PIECES
 FA_INLINE float fa_sigmoid_forward_limit(void) { return FA_ANY; }
 FA_INLINE float fa_sigmoid_backward_limit(void) { return FA_ANY; }
-FA_BY_FLOAT_PIECES(sigmoid_forward, logistic, x, value)
-FA_BY_FLOAT_PIECES(sigmoid_backward, logistic_density, fa_minus_abs_f(x), slope)
+FA_BY_FLOAT_PIECES(sigmoid_forward, logistic, ALONE, x, value)
+FA_BY_FLOAT_PIECES(sigmoid_backward, logistic_density, ALONE, fa_minus_abs_f(x), slope)
 #endif
 
 /* hardsigmoid: x / 6 + 1/2 between -3 and 3, as (x + 3) / 6, which does not cancel; derivative 0 at
@@ -254,10 +254,8 @@ FA_INLINE real FN(fa_hardsigmoid_backward)(real dy, real x) {
 FA_INLINE float fa_hardsigmoid_forward_limit(void) { return FA_ANY; }
 FA_INLINE float fa_hardsigmoid_backward_limit(void) { return FA_ANY; }
 FA_INLINE float fa_hardsigmoid_fast_value(float x) {
-    fa_ff sum = fa_fast_two_sum_f(3, x), sixth = fa_split_f(FA_SIXTH); /* of x beyond 3 it is not used */
-    float y = FA_FMAF(sum.hi, sixth.hi, FA_FMAF(sum.hi, sixth.lo, sum.lo * sixth.hi));
-    y = fa_choose_f32(x <= -3, 0, y);
-    return fa_choose_f32(x >= 3, 1, y);
+    fa_ff sum = fa_fast_two_sum_f(3, fa_clamp_f32(x, 3)), sixth = fa_split_f(FA_SIXTH);
+    return FA_FMAF(sum.hi, sixth.hi, FA_FMAF(sum.hi, sixth.lo, sum.lo * sixth.hi));
 }
 FA_INLINE float fa_hardsigmoid_fast_backward(float dy, float x) {
     return fa_branch_f32(x, (x > -3) & (x < 3), fa_times_f(dy, fa_split_short_f(FA_SIXTH)));
@@ -291,8 +289,8 @@ FA_INLINE real FN(fa_logsigmoid_backward)(real dy, real x) {
 #define FA_FAST_logsigmoid_backward , PIECES
 FA_INLINE float fa_logsigmoid_forward_limit(void) { return FA_ANY; }
 FA_INLINE float fa_logsigmoid_backward_limit(void) { return FA_ANY; }
-FA_BY_FLOAT_PIECES(logsigmoid_forward, log1pexp, -x, minus_value)
-FA_BY_FLOAT_PIECES(logsigmoid_backward, logistic, -x, slope)
+FA_BY_FLOAT_PIECES(logsigmoid_forward, log1pexp, ALONE, -x, minus_value)
+FA_BY_FLOAT_PIECES(logsigmoid_backward, logistic, ALONE, -x, slope)
 #endif
 
 /* tanh; derivative 4 sigma(2x) sigma(-2x) = 1 / cosh^2, without 1 - tanh^2 */
@@ -319,7 +317,7 @@ FA_INLINE float fa_tanh_fast_value(float x, fa_exp_parts e) {
     float y = fa_rounded_f(fa_tanh_half_f(e));
     return fa_nan_of_f32(x, fa_sign_like_f(y, x));
 }
-FA_BY_FLOAT_PIECES(tanh_backward, sech2, fa_minus_abs_f(x), slope)
+FA_BY_FLOAT_PIECES(tanh_backward, sech2, ALONE, fa_minus_abs_f(x), slope)
 #endif
 
 /* hardtanh: min(max(x, min_val), max_val); derivative 0 at both ends.  Comparisons with a float64 are
@@ -450,8 +448,8 @@ FA_INLINE real FN(fa_softplus_backward)(real dy, real x, double beta) {
 #define FA_FAST_softplus_backward , PIECES
 FA_INLINE float fa_softplus_forward_limit(double beta) { return beta == 1.0 ? FA_ANY : FA_NEVER; }
 FA_INLINE float fa_softplus_backward_limit(double beta) { return beta == 1.0 ? FA_ANY : FA_NEVER; }
-FA_BY_FLOAT_PIECES(softplus_forward, log1pexp, x, value)
-FA_BY_FLOAT_PIECES(softplus_backward, logistic, x, slope)
+FA_BY_FLOAT_PIECES(softplus_forward, log1pexp, ALONE, x, value)
+FA_BY_FLOAT_PIECES(softplus_backward, logistic, ALONE, x, slope)
 #endif
 
 /* squareplus: (x + r) / 2, r = sqrt(x^2 + b), as max(x, 0) + b / (2 (r + |x|)), which does not cancel;
@@ -541,8 +539,8 @@ FA_INLINE real FN(fa_gelu_backward)(real dy, real x) {
 #define FA_FAST_gelu_backward , PIECES
 FA_INLINE float fa_gelu_forward_limit(void) { return FA_ANY; }
 FA_INLINE float fa_gelu_backward_limit(void) { return FA_ANY; }
-FA_BY_FLOAT_PIECES(gelu_forward, normal, x, gate)
-FA_BY_DOUBLE_PIECES(gelu_backward, normal_slope, x)
+FA_BY_FLOAT_PIECES(gelu_forward, normal, WITH_LEFT, x, gate)
+FA_BY_DOUBLE_PIECES(gelu_backward, normal_slope, WITH_LEFT, x)
 #endif
 
 /* gelu_tanh: x sigma(y), y = 2 sqrt(2/pi) (x + 0.044715 x^3) = x (a + b x^2), which is the published
@@ -576,8 +574,8 @@ FA_INLINE real FN(fa_gelu_tanh_backward)(real dy, real x) {
 #define FA_FAST_gelu_tanh_backward , PIECES
 FA_INLINE float fa_gelu_tanh_forward_limit(void) { return FA_ANY; }
 FA_INLINE float fa_gelu_tanh_backward_limit(void) { return FA_ANY; }
-FA_BY_FLOAT_PIECES(gelu_tanh_forward, logistic_cubic, x, gate)
-FA_BY_DOUBLE_PIECES(gelu_tanh_backward, logistic_cubic_slope, x)
+FA_BY_FLOAT_PIECES(gelu_tanh_forward, logistic_cubic, ALONE, x, gate)
+FA_BY_DOUBLE_PIECES(gelu_tanh_backward, logistic_cubic_slope, WITH_LEFT, x)
 #endif
 
 /* x sigma(y), |y| <= FA_TAIL; the derivative for y a multiple of x: sigma (1 + y (1 - sigma)), zero at
@@ -612,8 +610,8 @@ FA_INLINE real FN(fa_quick_gelu_backward)(real dy, real x) {
 #define FA_FAST_quick_gelu_backward , PIECES
 FA_INLINE float fa_quick_gelu_forward_limit(void) { return FA_ANY; }
 FA_INLINE float fa_quick_gelu_backward_limit(void) { return FA_ANY; }
-FA_BY_FLOAT_PIECES(quick_gelu_forward, logistic_1702, x, gate)
-FA_BY_DOUBLE_PIECES(quick_gelu_backward, logistic_1702_slope, x)
+FA_BY_FLOAT_PIECES(quick_gelu_forward, logistic_1702, WITH_LEFT, x, gate)
+FA_BY_DOUBLE_PIECES(quick_gelu_backward, logistic_1702_slope, ALONE, x)
 #endif
 
 /* silu: x sigma(x) */
@@ -629,8 +627,8 @@ FA_INLINE real FN(fa_silu_backward)(real dy, real x) {
 #define FA_FAST_silu_backward , PIECES
 FA_INLINE float fa_silu_forward_limit(void) { return FA_ANY; }
 FA_INLINE float fa_silu_backward_limit(void) { return FA_ANY; }
-FA_BY_FLOAT_PIECES(silu_forward, logistic, x, gate)
-FA_BY_DOUBLE_PIECES(silu_backward, logistic_slope, x)
+FA_BY_FLOAT_PIECES(silu_forward, logistic, ALONE, x, gate)
+FA_BY_DOUBLE_PIECES(silu_backward, logistic_slope, ALONE, x)
 #endif
 
 /* swish: x sigma(beta x), any beta.  At infinity x where sigma does not vanish. */
@@ -647,8 +645,8 @@ FA_INLINE real FN(fa_swish_backward)(real dy, real x, double beta) {
 #define FA_FAST_swish_backward , PIECES
 FA_INLINE float fa_swish_forward_limit(double beta) { return beta == 1.0 ? FA_ANY : FA_NEVER; }
 FA_INLINE float fa_swish_backward_limit(double beta) { return beta == 1.0 ? FA_ANY : FA_NEVER; }
-FA_BY_FLOAT_PIECES(swish_forward, logistic, x, gate)
-FA_BY_DOUBLE_PIECES(swish_backward, logistic_slope, x)
+FA_BY_FLOAT_PIECES(swish_forward, logistic, ALONE, x, gate)
+FA_BY_DOUBLE_PIECES(swish_backward, logistic_slope, ALONE, x)
 #endif
 
 /* hardswish: x (x + 3) / 6 between -3 and 3, 0 to the left, x to the right; derivative (2 x + 3) / 6 */
@@ -668,11 +666,12 @@ FA_INLINE real FN(fa_hardswish_backward)(real dy, real x) {
 #define FA_FAST_hardswish_backward , PAIRS
 FA_INLINE float fa_hardswish_forward_limit(void) { return FA_ANY; }
 FA_INLINE float fa_hardswish_backward_limit(void) { return FA_ANY; }
+/* 1 / 6 as a pair whose products with 3 and 6 are 1/2 and 1 and a little more: x times that keeps the sign of a zero,
+ * is x / 2 for a subnormal x, x for a large one, and infinite for an infinite one. */
 FA_INLINE float fa_hardswish_fast_value(float x) {
-    float y = fa_times_f(x, fa_mul_ff(fa_fast_two_sum_f(3, x), fa_split_f(FA_SIXTH)));
-    y = fa_sign_like_f(y, x);
-    y = fa_choose_f32(x <= -3, 0, y);
-    return fa_choose_f32(x >= 3, x, y);
+    const fa_ff sixth = {0x1.555556p-3f, -0x1.555554p-28f};
+    float y = fa_times_f(x, fa_mul_ff(fa_fast_two_sum_f(3, fa_at_most_f(x, 3)), sixth));
+    return fa_choose_f32(x <= -3, 0, y);
 }
 FA_INLINE float fa_hardswish_fast_backward(float dy, float x) { /* 3 + 2 x has no rounding error but lo */
     float g = fa_times_any_f(dy, fa_mul_ff(fa_fast_two_sum_f(3, 2 * x), fa_split_f(FA_SIXTH)));
@@ -703,8 +702,8 @@ FA_INLINE real FN(fa_mish_backward)(real dy, real x) {
 #define FA_FAST_mish_backward , PIECES
 FA_INLINE float fa_mish_forward_limit(void) { return FA_ANY; }
 FA_INLINE float fa_mish_backward_limit(void) { return FA_ANY; }
-FA_BY_DOUBLE_PIECES(mish_forward, tanh_log1pexp, x)
-FA_BY_DOUBLE_PIECES(mish_backward, tanh_log1pexp_slope, x)
+FA_BY_DOUBLE_PIECES(mish_forward, tanh_log1pexp, ALONE, x)
+FA_BY_DOUBLE_PIECES(mish_backward, tanh_log1pexp_slope, ALONE, x)
 #endif
 
 /* hard_mish: x (x + 2) / 2 between -2 and 0, 0 to the left, x to the right; derivative x + 1 */

@@ -36,6 +36,12 @@ FA_INLINE float fa_sign_like_f(float y, float x) {
 /* Positive numbers in their order, NaN above all, negative ones below. */
 FA_INLINE int32_t fa_order_f(float x) { return (int32_t)fa_bits_f(x); }
 
+/* The least of x and most > 0, in one operation; of a NaN it may be most. */
+FA_INLINE float fa_at_most_f(float x, float most) {
+    int32_t u = fa_order_f(x), limit = fa_order_f(most);
+    return fa_from_bits_f((uint32_t)(u < limit ? u : limit));
+}
+
 #define FA_ANY fa_from_bits_f(0x7fffffff) /* a limit: even of NaN */
 #define FA_NEVER -1.0f
 

@@ -35,12 +35,23 @@ typedef struct {
 
 #define FA_SHAPE(table, row)                                                                           \
     ((fa_shape){FA_BASE_##table, FA_FIRST_##table, FA_END_##table, FA_COUNT_##table, FA_BITS_##table, (row)})
-#define FA_FLOAT_SHAPE(table) FA_SHAPE(table, 4)
-#define FA_DOUBLE_SHAPE(table) FA_SHAPE(table, 5)
+/* A table, and the rows behind it for what is to the left of it; of none `left` has no pieces. */
+typedef struct {
+    fa_shape here, left;
+} fa_shapes;
+
+#define FA_ALONE(table, row) ((fa_shapes){.here = FA_SHAPE(table, row)})
+#define FA_WITH_LEFT(table, row) ((fa_shapes){FA_SHAPE(table, row), FA_SHAPE(table##_left, row)})
 
 /* How far into the table z is, in bits of u; more than the last that holds if it is beyond, or a NaN. */
 FA_INLINE uint32_t fa_distance(float z, fa_shape s) { return fa_bits_f(z + s.base) - fa_bits_f(s.first); }
 FA_INLINE uint32_t fa_last_distance(fa_shape s) { return fa_bits_f(s.end) - fa_bits_f(s.first) - 1; }
+
+FA_INLINE uint32_t fa_is_in(uint32_t distance, fa_shape s) { return distance <= fa_last_distance(s); }
+
+/* Where z is: in the table, to the left of it, or beyond. */
+enum { FA_HERE, FA_LEFT, FA_BEYOND };
+FA_INLINE uint32_t fa_reach(uint32_t here, uint32_t left) { return (here ^ 1) << (left ^ 1); }
 
 /* Up to FA_FEW of FA_MANY elements are taken out, computed by themselves and put back; for more it is quicker to
  * compute all in both ways. */
@@ -52,15 +63,29 @@ typedef struct {
 } fa_places;
 
 /* The place of z, which is in the table in any case: where f ends as a constant or as x, its last piece serves all
- * that is beyond.  The distance of z. */
-FA_INLINE uint32_t fa_put_place(fa_places *v, ptrdiff_t i, float z, fa_shape s) {
+ * that is beyond. */
+typedef struct {
+    uint32_t distance, at;
+    float t;
+} fa_place;
+
+FA_INLINE fa_place fa_place_of(float z, fa_shape s) {
     const uint32_t width = 1u << (23 - s.bits), distance = fa_distance(z, s);
     const uint32_t last = (s.count << (23 - s.bits)) - 1;
     uint32_t d = distance < last ? distance : last;
     float middle = fa_from_bits_f((d & -width) + (fa_bits_f(s.first) + width / 2)) - s.base;
-    v->at[i] = d >> (23 - s.bits - s.row) & -(1u << s.row);
-    v->t[i] = z - middle;
-    return distance;
+    fa_place p = {distance, d >> (23 - s.bits - s.row) & -(1u << s.row), z - middle};
+    return p;
+}
+
+/* The same in the table or to the left of it. */
+FA_INLINE fa_place fa_place_of_two(float z, fa_shapes s) {
+    const fa_place here = fa_place_of(z, s.here), left = fa_place_of(z, s.left);
+    const uint32_t is_here = fa_is_in(here.distance, s.here), mask = -is_here;
+    const uint32_t left_at = left.at + (s.here.count << s.here.row);
+    fa_place p = {fa_reach(is_here, fa_is_in(left.distance, s.left)), (here.at & mask) | (left_at & ~mask),
+                  fa_from_bits_f((fa_bits_f(here.t) & mask) | (fa_bits_f(left.t) & ~mask))};
+    return p;
 }
 
 /* ---- columns of rows ----------------------------------------------------------------------------- */
@@ -227,23 +252,44 @@ FA_INLINE void fa_take_far(const float *x, const uint16_t *at, int far, float *t
 
 /* ---- fast bodies ---------------------------------------------------------------------------------- */
 
-/* A kernel's second body for kernels.inc: what is looked up is a function of `argument`, an expression in x. */
-#define FA_BY_PIECES(kernel, shape, argument)                                                          \
-    FA_INLINE uint32_t fa_##kernel##_distance(float x) { return fa_distance((argument), (shape)); }    \
-    FA_INLINE uint32_t fa_##kernel##_last(void) { return fa_last_distance(shape); }                         \
-    FA_INLINE int fa_##kernel##_find(const float *from, ptrdiff_t n, fa_places *v)                     \
-    {                                                                                                  \
-        uint32_t furthest = 0;                                                                         \
-        FA_VECTORIZE                                                                                   \
-        for (ptrdiff_t i = 0; i < n; i++) {                                                            \
-            const float x = from[i];                                                                   \
-            const uint32_t distance = fa_put_place(v, i, (argument), (shape));                         \
-            furthest = furthest > distance ? furthest : distance;                                      \
-        }                                                                                              \
-        return furthest <= fa_##kernel##_last();                                                       \
+/* A kernel's second body for kernels.inc: what is looked up is a function of `argument`, an expression in x.
+ * Whether all elements lie in a table is asked of the one first; `*wide` says that they did not before. */
+#define FA_FIND(place)                                                                                  \
+    FA_VECTORIZE                                                                                       \
+    for (ptrdiff_t i = 0; i < n; i++) {                                                                \
+        const float x = from[i];                                                                       \
+        const fa_place p = place;                                                                      \
+        v->at[i] = p.at, v->t[i] = p.t;                                                                \
+        furthest = furthest > p.distance ? furthest : p.distance;                                      \
     }
-#define FA_BY_FLOAT_PIECES(kernel, table, argument, finish)                                            \
-    FA_BY_PIECES(kernel, FA_FLOAT_SHAPE(table), argument)                                              \
+#define FA_BY_PIECES(kernel, shapes, argument)                                                         \
+    FA_INLINE uint32_t fa_##kernel##_distance(float x)                                                 \
+    {                                                                                                  \
+        const fa_shapes s = shapes;                                                                    \
+        const uint32_t here = fa_distance((argument), s.here), left = fa_distance((argument), s.left); \
+        return s.left.count ? fa_reach(fa_is_in(here, s.here), fa_is_in(left, s.left)) : here;         \
+    }                                                                                                  \
+    FA_INLINE uint32_t fa_##kernel##_last(void)                                                        \
+    {                                                                                                  \
+        const fa_shapes s = shapes;                                                                    \
+        return s.left.count ? FA_LEFT : fa_last_distance(s.here);                                      \
+    }                                                                                                  \
+    FA_INLINE int fa_##kernel##_find(const float *from, ptrdiff_t n, fa_places *v, int *wide)          \
+    {                                                                                                  \
+        const fa_shapes s = shapes;                                                                    \
+        uint32_t furthest = 0;                                                                         \
+        if (!*wide) {                                                                                  \
+            FA_FIND(fa_place_of((argument), s.here))                                                   \
+            if (furthest <= fa_last_distance(s.here)) return 1;                                        \
+        }                                                                                              \
+        if (!s.left.count) return 0;                                                                   \
+        furthest = FA_HERE;                                                                            \
+        FA_FIND(fa_place_of_two((argument), s))                                                        \
+        *wide = furthest != FA_HERE;                                                                   \
+        return furthest != FA_BEYOND;                                                                  \
+    }
+#define FA_BY_FLOAT_PIECES(kernel, table, around, argument, finish)                                    \
+    FA_BY_PIECES(kernel, FA_##around(table, 4), argument)                                              \
     FA_INLINE void fa_##kernel##_pieces(const float *from, float *to, ptrdiff_t n, const fa_places *v) \
     {                                                                                                  \
         for (ptrdiff_t i = 0; i < n; i += 2 * FA_VEC) {                                                \
@@ -253,8 +299,8 @@ FA_INLINE void fa_take_far(const float *x, const uint16_t *at, int far, float *t
             memcpy(to + i, &m, sizeof m);                                                              \
         }                                                                                              \
     }
-#define FA_BY_DOUBLE_PIECES(kernel, table, argument)                                                   \
-    FA_BY_PIECES(kernel, FA_DOUBLE_SHAPE(table), argument)                                             \
+#define FA_BY_DOUBLE_PIECES(kernel, table, around, argument)                                           \
+    FA_BY_PIECES(kernel, FA_##around(table, 5), argument)                                              \
     FA_INLINE void fa_##kernel##_pieces(const float *from, float *to, ptrdiff_t n, const fa_places *v) \
     {                                                                                                  \
         for (ptrdiff_t i = 0; i < n; i += 2 * FA_VEC) {                                                \

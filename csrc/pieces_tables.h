@@ -10,9 +10,16 @@
 #define FA_END_normal 16384.0f
 #define FA_BITS_normal 8
 #define FA_COUNT_normal 1377
-extern const uint32_t fa_normal_pieces[FA_COUNT_normal][4];
 
-/* sigma(x), -15.01 <= x < 1.635e+04; error 2^-31.6 */
+/* Phi(x), -10.38 <= x < -4.373; error 2^-30.6 */
+#define FA_BASE_normal_left 13.876953125f
+#define FA_FIRST_normal_left 3.5f
+#define FA_END_normal_left 9.50390625f
+#define FA_BITS_normal_left 11
+#define FA_COUNT_normal_left 2945
+extern const uint32_t fa_normal_pieces[FA_COUNT_normal + FA_COUNT_normal_left][4];
+
+/* sigma(x), -15.01 <= x < 1.635e+04; error 2^-31.5 */
 #define FA_BASE_logistic 31.0078125f
 #define FA_FIRST_logistic 16.0f
 #define FA_END_logistic 16384.0f
@@ -34,7 +41,14 @@ extern const uint32_t fa_log1pexp_pieces[FA_COUNT_log1pexp][4];
 #define FA_END_logistic_1702 16384.0f
 #define FA_BITS_logistic_1702 9
 #define FA_COUNT_logistic_1702 1705
-extern const uint32_t fa_logistic_1702_pieces[FA_COUNT_logistic_1702][4];
+
+/* sigma(1.702 x), -16.01 <= x < -6; error 2^-31.9 */
+#define FA_BASE_logistic_1702_left 32.0078125f
+#define FA_FIRST_logistic_1702_left 16.0f
+#define FA_END_logistic_1702_left 26.0078125f
+#define FA_BITS_logistic_1702_left 11
+#define FA_COUNT_logistic_1702_left 1281
+extern const uint32_t fa_logistic_1702_pieces[FA_COUNT_logistic_1702 + FA_COUNT_logistic_1702_left][4];
 
 /* sigma(2 sqrt(2 / pi) (x + 0.044715 x^3)), -4.383 <= x < 1.638e+04; error 2^-30.7 */
 #define FA_BASE_logistic_cubic 4.6328125f
@@ -66,7 +80,14 @@ extern const uint32_t fa_sech2_pieces[FA_COUNT_sech2][4];
 #define FA_END_normal_slope 16384.0f
 #define FA_BITS_normal_slope 7
 #define FA_COUNT_normal_slope 703
-extern const uint64_t fa_normal_slope_pieces[FA_COUNT_normal_slope][4];
+
+/* Phi(x) + x phi(x), -14.51 <= x < -4.367; error 2^-31.7 */
+#define FA_BASE_normal_slope_left 22.5078125f
+#define FA_FIRST_normal_slope_left 8.0f
+#define FA_END_normal_slope_left 18.140625f
+#define FA_BITS_normal_slope_left 10
+#define FA_COUNT_normal_slope_left 1161
+extern const uint64_t fa_normal_slope_pieces[FA_COUNT_normal_slope + FA_COUNT_normal_slope_left][4];
 
 /* sigma(x) (1 + x sigma(-x)), -14.03 <= x < 1.637e+04; error 2^-32.8 */
 #define FA_BASE_logistic_slope 17.03125f
@@ -106,6 +127,13 @@ extern const uint64_t fa_logistic_1702_slope_pieces[FA_COUNT_logistic_1702_slope
 #define FA_END_logistic_cubic_slope 16384.0f
 #define FA_BITS_logistic_cubic_slope 8
 #define FA_COUNT_logistic_cubic_slope 1385
-extern const uint64_t fa_logistic_cubic_slope_pieces[FA_COUNT_logistic_cubic_slope][4];
+
+/* d/dx x sigma(2 sqrt(2 / pi) (x + 0.044715 x^3)), -10.63 <= x < -4.371; error 2^-32.7 */
+#define FA_BASE_logistic_cubic_slope_left 15.00390625f
+#define FA_FIRST_logistic_cubic_slope_left 4.375f
+#define FA_END_logistic_cubic_slope_left 10.6328125f
+#define FA_BITS_logistic_cubic_slope_left 10
+#define FA_COUNT_logistic_cubic_slope_left 1265
+extern const uint64_t fa_logistic_cubic_slope_pieces[FA_COUNT_logistic_cubic_slope + FA_COUNT_logistic_cubic_slope_left][4];
 
 #endif

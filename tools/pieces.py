@@ -37,6 +37,7 @@ class Table(NamedTuple):
     last: float  # and where the piece is with which it ends
     bits: int  # of the fraction of u that say which piece
     ends: Sequence[float] = ()  # c0 and c1 of the last piece: of all that is beyond, too
+    left_of: str = ""  # the table whose rows these follow, for what is to the left of it
 
     @property
     def base(self) -> float:
@@ -114,6 +115,22 @@ TABLES = {
         lambda x: gate_slope(cubic(x), cubic_slope(x)), DOUBLE, 4.625, 0.25, 11.25, 8, ONE,
     ),
 }  # fmt: skip
+
+
+def to_the_left(name: str, about: float, first: float, last: float, bits: int) -> Table:
+    pieces = {"about": about, "first": first, "last": last, "bits": bits}
+    return TABLES[name]._replace(**pieces, ends=(), left_of=name)
+
+
+TABLES |= {
+    f"{name}_left": to_the_left(name, *pieces)
+    for name, *pieces in (
+        ("normal", 13.875, 3.5, 9.5, 11),
+        ("logistic_1702", 32.0, 16.0, 26.0, 11),
+        ("normal_slope", 22.5, 8.0, 18.125, 10),
+        ("logistic_cubic_slope", 15.0, 4.375, 10.625, 10),
+    )
+}
 BEYOND = 2.0**14  # u up to which tables with an end are used: t is exact
 
 
@@ -137,7 +154,9 @@ class Fit:
     def __init__(self, function, middle: float, width: float) -> None:
         nodes = [mp.mpf(width) / 2 * node for node in CHEBYSHEV]
         at_middle = function(mp.mpf(middle))
-        scale = at_middle if abs(at_middle) > 2**-10 * width else mp.mpf(1)
+        ends = [function(middle + side * mp.mpf(width) / 2) for side in (-1, 1)]
+        beside_zero = ends[0] * ends[1] <= 0 and abs(at_middle) <= 2**-10 * width
+        scale = mp.mpf(1) if beside_zero else at_middle
         self.at_middle, self.scale, self.half = at_middle, float(scale), float(width) / 2
         self.rest = np.array([float((function(middle + t) - at_middle) / scale) for t in nodes])
 
@@ -244,31 +263,43 @@ def last_piece(table: Table, fit: Fit, middle: mp.mpf) -> tuple[list[int], float
 HEAD = "/* Made by tools/pieces.py. */"
 
 
+def describe(name: str, table: Table, count: int, error: float) -> list[str]:
+    end = BEYOND if table.ends else float_of(numbers(table)[-1] + 1 << 23 - table.bits)
+    return [
+        "",
+        f"/* {table.text}, {table.first - table.base:.4g} <= x < {end - table.base:.4g};"
+        f" error 2^{error:.1f} */",
+        f"#define FA_BASE_{name} {table.base!r}f",
+        f"#define FA_FIRST_{name} {table.first!r}f",
+        f"#define FA_END_{name} {end!r}f",
+        f"#define FA_BITS_{name} {table.bits}",
+        f"#define FA_COUNT_{name} {count}",
+    ]
+
+
+def declare(name: str, kind: int, parts: Sequence[str]) -> str:
+    rows = " + ".join(f"FA_COUNT_{part}" for part in parts)
+    return f"const uint{kind}_t fa_{name}_pieces[{rows}][4]"
+
+
 def main() -> None:
     header = [HEAD, "#ifndef FASTACT_PIECES_TABLES_H", "#define FASTACT_PIECES_TABLES_H", ""]
     header += ["#include <stdint.h>"]
     data = [HEAD, '#include "pieces_tables.h"']
     with ProcessPoolExecutor() as pool:
-        for name, table in TABLES.items():
-            found = list(pool.map(partial(piece, name), numbers(table), chunksize=32))
-            error = math.log2(max(error for _, error in found))
-            c_type, digits = f"uint{table.kind}_t", table.kind // 4
-            end = BEYOND if table.ends else float_of(numbers(table)[-1] + 1 << 23 - table.bits)
-            header += [
-                "",
-                f"/* {table.text}, {table.first - table.base:.4g} <= x < {end - table.base:.4g};"
-                f" error 2^{error:.1f} */",
-                f"#define FA_BASE_{name} {table.base!r}f",
-                f"#define FA_FIRST_{name} {table.first!r}f",
-                f"#define FA_END_{name} {end!r}f",
-                f"#define FA_BITS_{name} {table.bits}",
-                f"#define FA_COUNT_{name} {len(found)}",
-                f"extern const {c_type} fa_{name}_pieces[FA_COUNT_{name}][4];",
-            ]
-            data += ["", f"_Alignas(64) const {c_type} fa_{name}_pieces[FA_COUNT_{name}][4] = {{"]
-            data += ["    {" + ", ".join(f"0x{w:0{digits}x}" for w in ws) + "}," for ws, _ in found]
+        for name, kind in ((n, t.kind) for n, t in TABLES.items() if not t.left_of):
+            parts, rows = [n for n, t in TABLES.items() if name in (n, t.left_of)], []
+            for part in parts:
+                table = TABLES[part]
+                found = list(pool.map(partial(piece, part), numbers(table), chunksize=32))
+                error = math.log2(max(error for _, error in found))
+                header += describe(part, table, len(found), error)
+                rows += [words for words, _ in found]
+                print(f"{part:26}{len(found):6} pieces, error 2^{error:.1f}", flush=True)
+            header += [f"extern {declare(name, kind, parts)};"]
+            data += ["", f"_Alignas(64) {declare(name, kind, parts)} = {{"]
+            data += ["    {" + ", ".join(f"0x{w:0{kind // 4}x}" for w in ws) + "}," for ws in rows]
             data += ["};"]
-            print(f"{name:16}{len(found):6} pieces, error 2^{error:.1f}", flush=True)
     header += ["", "#endif"]
     (CSRC / "pieces_tables.h").write_text("\n".join(header) + "\n")
     (CSRC / "pieces_tables.c").write_text("\n".join(data) + "\n")
