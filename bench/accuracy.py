@@ -413,7 +413,7 @@ def tables() -> dict[str, str]:
     """A hash of each table of polynomials."""
     header, data = (code_of(ROOT / "csrc" / f"pieces_tables.{end}") for end in "hc")
     return {
-        name: digest(rows + "".join(re.findall(rf"FA_[A-Z]+_{name}\b.*", header)))
+        name: digest(rows + "".join(re.findall(rf"FA_[A-Z]+_{name}(?:_left)?\b.*", header)))
         for name, rows in re.findall(r"fa_(\w+)_pieces\b(.*?);", data, flags=re.DOTALL)
     }
 

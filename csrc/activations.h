@@ -478,6 +478,39 @@ FA_INLINE real FN(fa_squareplus_backward)(real dy, real x, double b) {
     return n_finish(n_set(dy), n_select(x > 0, n_sub(n_set(1.0), q), q), lift);
 }
 
+#if FA_BITS == 32
+#define FA_FAST_squareplus_forward , APART
+#define FA_FAST_squareplus_backward , APART
+/* x + r may cancel 12 of the 47 bits that r has. */
+FA_INLINE float fa_squareplus_forward_limit(double b) {
+    return (b >= 0x1p-40) & (b <= 0x1p40) ? (float)(32 * __builtin_sqrt(b)) : FA_NEVER;
+}
+FA_INLINE float fa_squareplus_backward_limit(double b) { return fa_squareplus_forward_limit(b); }
+typedef struct {
+    fa_ff root, sum; /* r and x + r > 0 */
+    float inverse;   /* about 1 / r */
+} fa_squareplus_parts;
+FA_INLINE fa_squareplus_parts fa_squareplus_parts_f(float x, double b) {
+    fa_squareplus_parts v;
+    const fa_ff p = fa_split_f(b), square = {x * x, FA_FMAF(x, x, -(x * x))};
+    fa_ff s = fa_two_sum_f(square.hi, p.hi);
+    s.lo += square.lo + p.lo;
+    v.root.hi = __builtin_sqrtf(s.hi), v.inverse = 1 / v.root.hi;
+    v.root.lo = 0.5f * v.inverse * (FA_FMAF(-v.root.hi, v.root.hi, s.hi) + s.lo);
+    fa_ff sum = fa_fast_two_sum_f(v.root.hi, x); /* sqrt(fl(x^2)) is |x| */
+    v.sum = fa_fast_two_sum_f(sum.hi, sum.lo + v.root.lo);
+    return v;
+}
+FA_INLINE float fa_squareplus_fast_value(float x, double b) { return 0.5f * fa_squareplus_parts_f(x, b).sum.hi; }
+FA_INLINE float fa_squareplus_fast_backward(float dy, float x, double b) {
+    fa_squareplus_parts v = fa_squareplus_parts_f(x, b);
+    float half = v.sum.hi * v.inverse * (0.5f - 0x1p-21f); /* short: what is left has its sign */
+    float rest = FA_FMAF(-2 * half, v.root.lo, FA_FMAF(-2 * half, v.root.hi, v.sum.hi) + v.sum.lo);
+    fa_ff slope = {half, 0.5f * rest * v.inverse};
+    return fa_times_f(dy, slope);
+}
+#endif
+
 /* sparse_plus: (x + 1)^2 / 4 between -1 and 1, 0 to the left, x to the right; derivative sparse_sigmoid */
 FA_INLINE real FN(fa_sparse_plus_value)(real x) {
     num s = n_add(n_set(FN(fa_clamp)(x, 1)), n_set(1.0));

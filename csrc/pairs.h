@@ -91,6 +91,13 @@ FA_INLINE fa_ff fa_fast_two_sum_f(float a, float b) {
     return v;
 }
 
+/* The same of any a and b */
+FA_INLINE fa_ff fa_two_sum_f(float a, float b) {
+    float s = a + b, t = s - a;
+    fa_ff v = {s, (a - (s - t)) + (b - t)};
+    return v;
+}
+
 FA_INLINE fa_ff fa_mul_ff(fa_ff a, fa_ff b) {
     float p = a.hi * b.hi;
     fa_ff v = {p, FA_FMAF(a.hi, b.lo, FA_FMAF(a.lo, b.hi, FA_FMAF(a.hi, b.hi, -p)))};

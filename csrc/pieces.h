@@ -5,7 +5,8 @@
  * and the middle of the piece are made of u's bits.  t is x less the middle; exactly, as zero is the middle of one, but
  * for x whose u was rounded out of that piece: there t loses its last bit.  A row of a table is a piece's
  * coefficients, side by side in memory; of as many rows as a vector has elements columns are made, a coefficient of
- * each.
+ * each.  Where a function falls off to the left, ever narrower pieces are a table of their own, whose rows follow those
+ * of the first: only stretches with elements there ask for both.
  *
  *   float tables    c0 + c1 t + (c2 + c3 t) t^2, in float32: t is so small that c1 t is at most 2^-6 of c0.  The last
  *                   word is what c0 lacks, and c3 in its lower half; read as a float32 it is the former, for
@@ -78,7 +79,7 @@ FA_INLINE fa_place fa_place_of(float z, fa_shape s) {
     return p;
 }
 
-/* The same in the table or to the left of it. */
+/* The same in the table or to the left of it; `distance` is where z is. */
 FA_INLINE fa_place fa_place_of_two(float z, fa_shapes s) {
     const fa_place here = fa_place_of(z, s.here), left = fa_place_of(z, s.left);
     const uint32_t is_here = fa_is_in(here.distance, s.here), mask = -is_here;
@@ -253,7 +254,7 @@ FA_INLINE void fa_take_far(const float *x, const uint16_t *at, int far, float *t
 /* ---- fast bodies ---------------------------------------------------------------------------------- */
 
 /* A kernel's second body for kernels.inc: what is looked up is a function of `argument`, an expression in x.
- * Whether all elements lie in a table is asked of the one first; `*wide` says that they did not before. */
+ * Those of a stretch are sought in the table alone first, unless it was too short for the stretch before: `*wide`. */
 #define FA_FIND(place)                                                                                  \
     FA_VECTORIZE                                                                                       \
     for (ptrdiff_t i = 0; i < n; i++) {                                                                \

@@ -1,7 +1,7 @@
 /* Made by tools/pieces.py. */
 #include "pieces_tables.h"
 
-_Alignas(64) const uint32_t fa_normal_pieces[FA_COUNT_normal + FA_COUNT_normal_left][4] = {
+_Alignas(64) const uint32_t fa_normal_pieces[FA_ROWS_normal][4] = {
     {0x36c4ff76, 0x37e21e9b, 0x3877bb7d, 0x26af38a8},
     {0x36c5e211, 0x37e316d7, 0x3878bd42, 0xaa3738ae},
     {0x36c6c5a4, 0x37e41016, 0x3879c002, 0x281e38a9},
@@ -4326,7 +4326,7 @@ _Alignas(64) const uint32_t fa_normal_pieces[FA_COUNT_normal + FA_COUNT_normal_l
     {0x36cbbada, 0x37e97d22, 0x387f6133, 0x29b838b1},
 };
 
-_Alignas(64) const uint32_t fa_logistic_pieces[FA_COUNT_logistic][4] = {
+_Alignas(64) const uint32_t fa_logistic_pieces[FA_ROWS_logistic][4] = {
     {0x34a43ae2, 0x34a43ade, 0x34243b0f, 0xa7e7335c},
     {0x34a6d0f6, 0x34a6d0f2, 0x3426d123, 0xa6a43360},
     {0x34a97177, 0x34a97174, 0x342971a5, 0x28033361},
@@ -6042,7 +6042,7 @@ _Alignas(64) const uint32_t fa_logistic_pieces[FA_COUNT_logistic][4] = {
     {0x3f800000, 0x00000000, 0x00000000, 0x00000000},
 };
 
-_Alignas(64) const uint32_t fa_log1pexp_pieces[FA_COUNT_log1pexp][4] = {
+_Alignas(64) const uint32_t fa_log1pexp_pieces[FA_ROWS_log1pexp][4] = {
     {0x34a43ae3, 0x34a43ae1, 0x34243b15, 0x2857335d},
     {0x34a6d0f8, 0x34a6d0f6, 0x3426d12a, 0xa82f335e},
     {0x34a97179, 0x34a97177, 0x342971ac, 0x25913362},
@@ -7662,7 +7662,7 @@ _Alignas(64) const uint32_t fa_log1pexp_pieces[FA_COUNT_log1pexp][4] = {
     {0x419c1000, 0x3f800000, 0x00000000, 0x00000000},
 };
 
-_Alignas(64) const uint32_t fa_logistic_1702_pieces[FA_COUNT_logistic_1702 + FA_COUNT_logistic_1702_left][4] = {
+_Alignas(64) const uint32_t fa_logistic_1702_pieces[FA_ROWS_logistic_1702][4] = {
     {0x38188283, 0x3881c7f8, 0x385cdf23, 0x2b6d37fe},
     {0x381986f1, 0x3882a594, 0x385e5842, 0xabee37f9},
     {0x381a8d1b, 0x388384aa, 0x385fd3e5, 0xabf237fa},
@@ -10651,7 +10651,7 @@ _Alignas(64) const uint32_t fa_logistic_1702_pieces[FA_COUNT_logistic_1702 + FA_
     {0x38190482, 0x38823697, 0x385d9b8a, 0x2bf637fb},
 };
 
-_Alignas(64) const uint32_t fa_logistic_cubic_pieces[FA_COUNT_logistic_cubic][4] = {
+_Alignas(64) const uint32_t fa_logistic_cubic_pieces[FA_ROWS_logistic_cubic][4] = {
     {0x3617ea1b, 0x3758bca6, 0x3811b3d4, 0x29c83877},
     {0x3618c36a, 0x3759e0c5, 0x38126b35, 0xa7923877},
     {0x36199ddd, 0x375b0654, 0x3813236b, 0x29d23873},
@@ -12023,7 +12023,7 @@ _Alignas(64) const uint32_t fa_logistic_cubic_pieces[FA_COUNT_logistic_cubic][4]
     {0x3f800000, 0x00000000, 0x00000000, 0x00000000},
 };
 
-_Alignas(64) const uint32_t fa_logistic_density_pieces[FA_COUNT_logistic_density][4] = {
+_Alignas(64) const uint32_t fa_logistic_density_pieces[FA_ROWS_logistic_density][4] = {
     {0x33efc967, 0x33efc963, 0x336fc9ac, 0xa72532a0},
     {0x33f39015, 0x33f39011, 0x3373905b, 0xa76632a2},
     {0x33f765fc, 0x33f765f7, 0x33776643, 0xa77e32a6},
@@ -13051,7 +13051,7 @@ _Alignas(64) const uint32_t fa_logistic_density_pieces[FA_COUNT_logistic_density
     {0x3e800000, 0x00000000, 0xbd7ffd55, 0xaeab0000},
 };
 
-_Alignas(64) const uint32_t fa_sech2_pieces[FA_COUNT_sech2][4] = {
+_Alignas(64) const uint32_t fa_sech2_pieces[FA_ROWS_sech2][4] = {
     {0x320bfdc1, 0x328bfdc1, 0x328bfdcd, 0xa42a323a},
     {0x320d16d5, 0x328d16d5, 0x328d16e1, 0x2537323d},
     {0x320e321e, 0x328e321e, 0x328e3229, 0xa577323b},
@@ -14591,7 +14591,7 @@ _Alignas(64) const uint32_t fa_sech2_pieces[FA_COUNT_sech2][4] = {
     {0x3f800000, 0x00000000, 0xbf7ffd55, 0xafab0000},
 };
 
-_Alignas(64) const uint64_t fa_normal_slope_pieces[FA_COUNT_normal_slope + FA_COUNT_normal_slope_left][4] = {
+_Alignas(64) const uint64_t fa_normal_slope_pieces[FA_ROWS_normal_slope][4] = {
     {0xbf1c8cb17d448e3a, 0xbf3d8ad4b7cb455d, 0xbf4caa56005856f2, 0xbf4bbe57bf5122f0},
     {0xbf1cc8009db3e80e, 0xbf3dc45ce86368d0, 0xbf4cdde880b91429, 0xbf4be53fbf513ec2},
     {0xbf1d03c335e12a07, 0xbf3dfe4c91989644, 0xbf4d11ceb0e127da, 0xbf4c0c51bf515abb},
@@ -16458,7 +16458,7 @@ _Alignas(64) const uint64_t fa_normal_slope_pieces[FA_COUNT_normal_slope + FA_CO
     {0xbf1e54a5f697684d, 0xbf3f4449b9c89136, 0xbf4e352d2e50fda5, 0xbf4ce64dbf51f77b},
 };
 
-_Alignas(64) const uint64_t fa_logistic_slope_pieces[FA_COUNT_logistic_slope][4] = {
+_Alignas(64) const uint64_t fa_logistic_slope_pieces[FA_ROWS_logistic_slope][4] = {
     {0xbee61ad5c2a0689b, 0xbee46871b26048a2, 0xbed2b60b8f1b19b9, 0xbe946c40beb6af83},
     {0xbee643cc28d60324, 0xbee48dffe536bbb3, 0xbed2d83186933936, 0xbe9490b2beb6d880},
     {0xbee66d0defe648ad, 0xbee4b3d2a19bfdb0, 0xbed2fa95302f924d, 0xbe94b563beb701c6},
@@ -17450,7 +17450,7 @@ _Alignas(64) const uint64_t fa_logistic_slope_pieces[FA_COUNT_logistic_slope][4]
     {0x3ff0000000000000, 0x0000000000000000, 0x0000000000000000, 0x0000000000000000},
 };
 
-_Alignas(64) const uint64_t fa_tanh_log1pexp_pieces[FA_COUNT_tanh_log1pexp][4] = {
+_Alignas(64) const uint64_t fa_tanh_log1pexp_pieces[FA_ROWS_tanh_log1pexp][4] = {
     {0x3ef14f0f4abda29d, 0x3ef14f05edefee12, 0x3ee14ef334548164, 0x3ea7135a3ec713be},
     {0x3ef171d00b9f3671, 0x3ef171c68912ffab, 0x3ee171b383fa9738, 0x3ea741ad3ec74213},
     {0x3ef194d693661bdf, 0x3ef194ccea8339a8, 0x3ee194b998bd70eb, 0x3ea7705e3ec770c5},
@@ -18374,7 +18374,7 @@ _Alignas(64) const uint64_t fa_tanh_log1pexp_pieces[FA_COUNT_tanh_log1pexp][4] =
     {0x3ff0000000000000, 0x0000000000000000, 0x0000000000000000, 0x0000000000000000},
 };
 
-_Alignas(64) const uint64_t fa_tanh_log1pexp_slope_pieces[FA_COUNT_tanh_log1pexp_slope][4] = {
+_Alignas(64) const uint64_t fa_tanh_log1pexp_slope_pieces[FA_ROWS_tanh_log1pexp_slope][4] = {
     {0xbf25a943e00b6e14, 0xbf237f4a87abdc5b, 0xbf11553d43119505, 0xbed15617bef43964},
     {0xbf25d06533d75d35, 0xbf23a21369a44fc7, 0xbf1173ad67a69ebd, 0xbed17313bef45c2d},
     {0xbf25f7cc566a5e05, 0xbf23c519603092d5, 0xbf119251e57f03dc, 0xbed1903cbef47f31},
@@ -19322,7 +19322,7 @@ _Alignas(64) const uint64_t fa_tanh_log1pexp_slope_pieces[FA_COUNT_tanh_log1pexp
     {0x3ff0000000000000, 0x0000000000000000, 0x0000000000000000, 0x0000000000000000},
 };
 
-_Alignas(64) const uint64_t fa_logistic_1702_slope_pieces[FA_COUNT_logistic_1702_slope][4] = {
+_Alignas(64) const uint64_t fa_logistic_1702_slope_pieces[FA_ROWS_logistic_1702_slope][4] = {
     {0xbeca917ab85081fb, 0xbed507fe4f3088c6, 0xbed08deaa93dad0d, 0xbeaac820bec14276},
     {0xbecae61fab618bd1, 0xbed54a9df3fbbbc2, 0xbed0c202adcd6a72, 0xbeab1af3bec17859},
     {0xbecb3bd0bf764a48, 0xbed58e0f3d7709a0, 0xbed0f6bd547e0d1b, 0xbeab6ec3bec1aee2},
@@ -20574,7 +20574,7 @@ _Alignas(64) const uint64_t fa_logistic_1702_slope_pieces[FA_COUNT_logistic_1702
     {0x3ff0000000000000, 0x0000000000000000, 0x0000000000000000, 0x0000000000000000},
 };
 
-_Alignas(64) const uint64_t fa_logistic_cubic_slope_pieces[FA_COUNT_logistic_cubic_slope + FA_COUNT_logistic_cubic_slope_left][4] = {
+_Alignas(64) const uint64_t fa_logistic_cubic_slope_pieces[FA_ROWS_logistic_cubic_slope][4] = {
     {0xbf0c7ea991a782ec, 0xbf3242a59a9fbb3e, 0xbf45a44eb9709dab, 0xbf4d9278bf4f1408},
     {0xbf0ca34488f25721, 0xbf325855948ef9ec, 0xbf45bba8d8d20ceb, 0xbf4daa14bf4f31a6},
     {0xbf0cc80af792923d, 0xbf326e1cf3bbe564, 0xbf45d31937c2d223, 0xbf4dc1bcbf4f4f5c},

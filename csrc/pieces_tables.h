@@ -17,7 +17,8 @@
 #define FA_END_normal_left 9.50390625f
 #define FA_BITS_normal_left 11
 #define FA_COUNT_normal_left 2945
-extern const uint32_t fa_normal_pieces[FA_COUNT_normal + FA_COUNT_normal_left][4];
+#define FA_ROWS_normal (FA_COUNT_normal + FA_COUNT_normal_left)
+extern const uint32_t fa_normal_pieces[FA_ROWS_normal][4];
 
 /* sigma(x), -15.01 <= x < 1.635e+04; error 2^-31.5 */
 #define FA_BASE_logistic 31.0078125f
@@ -25,7 +26,8 @@ extern const uint32_t fa_normal_pieces[FA_COUNT_normal + FA_COUNT_normal_left][4
 #define FA_END_logistic 16384.0f
 #define FA_BITS_logistic 10
 #define FA_COUNT_logistic 1713
-extern const uint32_t fa_logistic_pieces[FA_COUNT_logistic][4];
+#define FA_ROWS_logistic (FA_COUNT_logistic)
+extern const uint32_t fa_logistic_pieces[FA_ROWS_logistic][4];
 
 /* log(1 + e^x), -15.01 <= x < 1.635e+04; error 2^-31.5 */
 #define FA_BASE_log1pexp 31.0078125f
@@ -33,7 +35,8 @@ extern const uint32_t fa_logistic_pieces[FA_COUNT_logistic][4];
 #define FA_END_log1pexp 16384.0f
 #define FA_BITS_log1pexp 10
 #define FA_COUNT_log1pexp 1617
-extern const uint32_t fa_log1pexp_pieces[FA_COUNT_log1pexp][4];
+#define FA_ROWS_log1pexp (FA_COUNT_log1pexp)
+extern const uint32_t fa_log1pexp_pieces[FA_ROWS_log1pexp][4];
 
 /* sigma(1.702 x), -6.008 <= x < 1.638e+04; error 2^-31.7 */
 #define FA_BASE_logistic_1702 8.0078125f
@@ -48,7 +51,8 @@ extern const uint32_t fa_log1pexp_pieces[FA_COUNT_log1pexp][4];
 #define FA_END_logistic_1702_left 26.0078125f
 #define FA_BITS_logistic_1702_left 11
 #define FA_COUNT_logistic_1702_left 1281
-extern const uint32_t fa_logistic_1702_pieces[FA_COUNT_logistic_1702 + FA_COUNT_logistic_1702_left][4];
+#define FA_ROWS_logistic_1702 (FA_COUNT_logistic_1702 + FA_COUNT_logistic_1702_left)
+extern const uint32_t fa_logistic_1702_pieces[FA_ROWS_logistic_1702][4];
 
 /* sigma(2 sqrt(2 / pi) (x + 0.044715 x^3)), -4.383 <= x < 1.638e+04; error 2^-30.7 */
 #define FA_BASE_logistic_cubic 4.6328125f
@@ -56,7 +60,8 @@ extern const uint32_t fa_logistic_1702_pieces[FA_COUNT_logistic_1702 + FA_COUNT_
 #define FA_END_logistic_cubic 16384.0f
 #define FA_BITS_logistic_cubic 8
 #define FA_COUNT_logistic_cubic 1369
-extern const uint32_t fa_logistic_cubic_pieces[FA_COUNT_logistic_cubic][4];
+#define FA_ROWS_logistic_cubic (FA_COUNT_logistic_cubic)
+extern const uint32_t fa_logistic_cubic_pieces[FA_ROWS_logistic_cubic][4];
 
 /* sigma(x) sigma(-x), -16.02 <= x < 0.01562; error 2^-31.5 */
 #define FA_BASE_logistic_density 32.015625f
@@ -64,7 +69,8 @@ extern const uint32_t fa_logistic_cubic_pieces[FA_COUNT_logistic_cubic][4];
 #define FA_END_logistic_density 32.03125f
 #define FA_BITS_logistic_density 10
 #define FA_COUNT_logistic_density 1025
-extern const uint32_t fa_logistic_density_pieces[FA_COUNT_logistic_density][4];
+#define FA_ROWS_logistic_density (FA_COUNT_logistic_density)
+extern const uint32_t fa_logistic_density_pieces[FA_ROWS_logistic_density][4];
 
 /* 1 / cosh(x)^2, -10.01 <= x < 0.007812; error 2^-31.5 */
 #define FA_BASE_sech2 16.0078125f
@@ -72,7 +78,8 @@ extern const uint32_t fa_logistic_density_pieces[FA_COUNT_logistic_density][4];
 #define FA_END_sech2 16.015625f
 #define FA_BITS_sech2 10
 #define FA_COUNT_sech2 1537
-extern const uint32_t fa_sech2_pieces[FA_COUNT_sech2][4];
+#define FA_ROWS_sech2 (FA_COUNT_sech2)
+extern const uint32_t fa_sech2_pieces[FA_ROWS_sech2][4];
 
 /* Phi(x) + x phi(x), -4.391 <= x < 1.638e+04; error 2^-36.3 */
 #define FA_BASE_normal_slope 4.640625f
@@ -87,7 +94,8 @@ extern const uint32_t fa_sech2_pieces[FA_COUNT_sech2][4];
 #define FA_END_normal_slope_left 18.140625f
 #define FA_BITS_normal_slope_left 10
 #define FA_COUNT_normal_slope_left 1161
-extern const uint64_t fa_normal_slope_pieces[FA_COUNT_normal_slope + FA_COUNT_normal_slope_left][4];
+#define FA_ROWS_normal_slope (FA_COUNT_normal_slope + FA_COUNT_normal_slope_left)
+extern const uint64_t fa_normal_slope_pieces[FA_ROWS_normal_slope][4];
 
 /* sigma(x) (1 + x sigma(-x)), -14.03 <= x < 1.637e+04; error 2^-32.8 */
 #define FA_BASE_logistic_slope 17.03125f
@@ -95,7 +103,8 @@ extern const uint64_t fa_normal_slope_pieces[FA_COUNT_normal_slope + FA_COUNT_no
 #define FA_END_logistic_slope 16384.0f
 #define FA_BITS_logistic_slope 8
 #define FA_COUNT_logistic_slope 989
-extern const uint64_t fa_logistic_slope_pieces[FA_COUNT_logistic_slope][4];
+#define FA_ROWS_logistic_slope (FA_COUNT_logistic_slope)
+extern const uint64_t fa_logistic_slope_pieces[FA_ROWS_logistic_slope][4];
 
 /* tanh(log(1 + e^x)), -11.02 <= x < 1.637e+04; error 2^-35.0 */
 #define FA_BASE_tanh_log1pexp 13.015625f
@@ -103,7 +112,8 @@ extern const uint64_t fa_logistic_slope_pieces[FA_COUNT_logistic_slope][4];
 #define FA_END_tanh_log1pexp 16384.0f
 #define FA_BITS_tanh_log1pexp 8
 #define FA_COUNT_tanh_log1pexp 921
-extern const uint64_t fa_tanh_log1pexp_pieces[FA_COUNT_tanh_log1pexp][4];
+#define FA_ROWS_tanh_log1pexp (FA_COUNT_tanh_log1pexp)
+extern const uint64_t fa_tanh_log1pexp_pieces[FA_ROWS_tanh_log1pexp][4];
 
 /* d/dx x tanh(log(1 + e^x)), -11.02 <= x < 1.637e+04; error 2^-30.4 */
 #define FA_BASE_tanh_log1pexp_slope 13.015625f
@@ -111,7 +121,8 @@ extern const uint64_t fa_tanh_log1pexp_pieces[FA_COUNT_tanh_log1pexp][4];
 #define FA_END_tanh_log1pexp_slope 16384.0f
 #define FA_BITS_tanh_log1pexp_slope 8
 #define FA_COUNT_tanh_log1pexp_slope 945
-extern const uint64_t fa_tanh_log1pexp_slope_pieces[FA_COUNT_tanh_log1pexp_slope][4];
+#define FA_ROWS_tanh_log1pexp_slope (FA_COUNT_tanh_log1pexp_slope)
+extern const uint64_t fa_tanh_log1pexp_slope_pieces[FA_ROWS_tanh_log1pexp_slope][4];
 
 /* d/dx x sigma(1.702 x), -9.008 <= x < 1.637e+04; error 2^-31.2 */
 #define FA_BASE_logistic_1702_slope 15.0078125f
@@ -119,7 +130,8 @@ extern const uint64_t fa_tanh_log1pexp_slope_pieces[FA_COUNT_tanh_log1pexp_slope
 #define FA_END_logistic_1702_slope 16384.0f
 #define FA_BITS_logistic_1702_slope 9
 #define FA_COUNT_logistic_1702_slope 1249
-extern const uint64_t fa_logistic_1702_slope_pieces[FA_COUNT_logistic_1702_slope][4];
+#define FA_ROWS_logistic_1702_slope (FA_COUNT_logistic_1702_slope)
+extern const uint64_t fa_logistic_1702_slope_pieces[FA_ROWS_logistic_1702_slope][4];
 
 /* d/dx x sigma(2 sqrt(2 / pi) (x + 0.044715 x^3)), -4.383 <= x < 1.638e+04; error 2^-38.9 */
 #define FA_BASE_logistic_cubic_slope 4.6328125f
@@ -134,6 +146,7 @@ extern const uint64_t fa_logistic_1702_slope_pieces[FA_COUNT_logistic_1702_slope
 #define FA_END_logistic_cubic_slope_left 10.6328125f
 #define FA_BITS_logistic_cubic_slope_left 10
 #define FA_COUNT_logistic_cubic_slope_left 1265
-extern const uint64_t fa_logistic_cubic_slope_pieces[FA_COUNT_logistic_cubic_slope + FA_COUNT_logistic_cubic_slope_left][4];
+#define FA_ROWS_logistic_cubic_slope (FA_COUNT_logistic_cubic_slope + FA_COUNT_logistic_cubic_slope_left)
+extern const uint64_t fa_logistic_cubic_slope_pieces[FA_ROWS_logistic_cubic_slope][4];
 
 #endif

@@ -100,7 +100,7 @@ def test_a_body_belongs_to_few(changed):
 @pytest.mark.parametrize("place", [0, 5, -1])
 def test_a_table_belongs_to_those_that_look_it_up(accuracy, changed, place):
     name = list(accuracy.tables())[place]
-    row = f"fa_{name}_pieces[FA_COUNT_{name}][4] = {{\n    {{0x"
+    row = f"fa_{name}_pieces[FA_ROWS_{name}][4] = {{\n    {{0x"
     assert 0 < len(changed(row, f"{row}1", "pieces_tables.c")) < len(NAMES) / 2
 
 

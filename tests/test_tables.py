@@ -29,9 +29,10 @@ def load():
 pieces = load()
 HEADER = (ROOT / "csrc" / "pieces_tables.h").read_text()
 NUMBERS = {
-    name: float(value.rstrip("f")) for name, value in re.findall(r"#define (FA_\w+) (\S+)", HEADER)
+    name: float(value.rstrip("f"))
+    for name, value in re.findall(r"#define (FA_\w+) ([\d.]+\S*)", HEADER)
 }
-ROWS = {
+ARRAYS = {
     name: [[int(word, 16) for word in row.split(",")] for row in re.findall(r"\{(0x.*?)\}", rows)]
     for name, rows in re.findall(
         r"fa_(\w+)_pieces\[.*?\]\[4\] = \{\n(.*?)\n\};",
@@ -39,11 +40,34 @@ ROWS = {
         flags=re.DOTALL,
     )
 }
+
+
+def rows_of(name):
+    """Those of a table to the left of another follow the rows of that one."""
+    behind = pieces.TABLES[name].left_of
+    count = int(NUMBERS[f"FA_COUNT_{name}"])
+    return ARRAYS[behind][-count:] if behind else ARRAYS[name][:count]
+
+
+ROWS = {name: rows_of(name) for name in pieces.TABLES}
 tables = pytest.mark.parametrize("name", pieces.TABLES)
 
 
 def test_no_table_is_left_over_and_none_is_missing():
-    assert [*ROWS] == [*pieces.TABLES]
+    assert [*ARRAYS] == [name for name, table in pieces.TABLES.items() if not table.left_of]
+    for name, rows in ARRAYS.items():
+        parts = [n for n, table in pieces.TABLES.items() if name in (n, table.left_of)]
+        assert rows == [row for part in parts for row in ROWS[part]]
+
+
+LEFT = [name for name, table in pieces.TABLES.items() if table.left_of]
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_a_table_to_the_left_reaches_the_one_it_belongs_to(name):
+    table, main = pieces.TABLES[name], pieces.TABLES[pieces.TABLES[name].left_of]
+    end = NUMBERS[f"FA_END_{name}"] - table.base
+    assert table.first - table.base < main.first - main.base < end
 
 
 @tables

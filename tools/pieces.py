@@ -277,11 +277,6 @@ def describe(name: str, table: Table, count: int, error: float) -> list[str]:
     ]
 
 
-def declare(name: str, kind: int, parts: Sequence[str]) -> str:
-    rows = " + ".join(f"FA_COUNT_{part}" for part in parts)
-    return f"const uint{kind}_t fa_{name}_pieces[{rows}][4]"
-
-
 def main() -> None:
     header = [HEAD, "#ifndef FASTACT_PIECES_TABLES_H", "#define FASTACT_PIECES_TABLES_H", ""]
     header += ["#include <stdint.h>"]
@@ -296,8 +291,12 @@ def main() -> None:
                 header += describe(part, table, len(found), error)
                 rows += [words for words, _ in found]
                 print(f"{part:26}{len(found):6} pieces, error 2^{error:.1f}", flush=True)
-            header += [f"extern {declare(name, kind, parts)};"]
-            data += ["", f"_Alignas(64) {declare(name, kind, parts)} = {{"]
+            array = f"const uint{kind}_t fa_{name}_pieces[FA_ROWS_{name}][4]"
+            header += [
+                f"#define FA_ROWS_{name} ({' + '.join(f'FA_COUNT_{part}' for part in parts)})",
+                f"extern {array};",
+            ]
+            data += ["", f"_Alignas(64) {array} = {{"]
             data += ["    {" + ", ".join(f"0x{w:0{kind // 4}x}" for w in ws) + "}," for ws in rows]
             data += ["};"]
     header += ["", "#endif"]
