@@ -255,7 +255,7 @@ FA_INLINE float fa_hardsigmoid_forward_limit(void) { return FA_ANY; }
 FA_INLINE float fa_hardsigmoid_backward_limit(void) { return FA_ANY; }
 FA_INLINE float fa_hardsigmoid_fast_value(float x) {
     fa_ff sum = fa_fast_two_sum_f(3, fa_clamp_f32(x, 3)), sixth = fa_split_f(FA_SIXTH);
-    return FA_FMAF(sum.hi, sixth.hi, FA_FMAF(sum.hi, sixth.lo, sum.lo * sixth.hi));
+    return FA_FMAF(sum.hi, sixth.hi, FA_FMAF(sum.lo, sixth.hi, sum.hi * sixth.lo)); /* no product is subnormal */
 }
 FA_INLINE float fa_hardsigmoid_fast_backward(float dy, float x) {
     return fa_branch_f32(x, (x > -3) & (x < 3), fa_times_f(dy, fa_split_short_f(FA_SIXTH)));
@@ -492,7 +492,8 @@ typedef struct {
 } fa_squareplus_parts;
 FA_INLINE fa_squareplus_parts fa_squareplus_parts_f(float x, double b) {
     fa_squareplus_parts v;
-    const fa_ff p = fa_split_f(b), square = {x * x, FA_FMAF(x, x, -(x * x))};
+    const float size = fa_from_bits_f((uint32_t)fa_larger_f(fa_order_f(0x1p-60f), x)); /* no subnormal squares */
+    const fa_ff p = fa_split_f(b), square = {size * size, FA_FMAF(size, size, -(size * size))};
     fa_ff s = fa_two_sum_f(square.hi, p.hi);
     s.lo += square.lo + p.lo;
     v.root.hi = __builtin_sqrtf(s.hi), v.inverse = 1 / v.root.hi;
