@@ -73,9 +73,9 @@ typedef struct {
 FA_INLINE fa_place fa_place_of(float z, fa_shape s) {
     const uint32_t width = 1u << (23 - s.bits), distance = fa_distance(z, s);
     const uint32_t last = (s.count << (23 - s.bits)) - 1;
-    uint32_t d = distance < last ? distance : last;
-    float middle = fa_from_bits_f((d & -width) + (fa_bits_f(s.first) + width / 2)) - s.base;
-    fa_place p = {distance, d >> (23 - s.bits - s.row) & -(1u << s.row), z - middle};
+    const uint32_t piece = (distance < last ? distance : last) & -width;
+    float middle = fa_from_bits_f(piece + (fa_bits_f(s.first) + width / 2)) - s.base;
+    fa_place p = {distance, piece >> (23 - s.bits - s.row), z - middle};
     return p;
 }
 
