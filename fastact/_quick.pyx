@@ -7,11 +7,14 @@ long way, where everything is allowed that may be, and every refusal has its mes
 """
 
 cimport numpy as cnp
+from cpython.object cimport PyTypeObject
 from libc.float cimport DBL_MAX
 from libc.stdlib cimport free, malloc
 
 from fastact._kernels cimport problem, statistics_of, update_running, view_of
 from fastact._runtime cimport *
+
+import dataclasses
 
 from fastact._activation import Activation
 from fastact._context import BatchNormContext, BatchNormGradients
@@ -25,6 +28,38 @@ cdef extern from "numpy/arrayobject.h":
 
 cdef int MEAN_ROW = MEAN, VAR_ROW = VAR, RSTD_ROW = RSTD, TABLE_ROWS = STATISTICS
 
+
+# ---- records ----------------------------------------------------------------------------------
+
+
+cdef extern from "Python.h":
+    object PyType_GenericAlloc(type kind, Py_ssize_t items)
+
+
+cdef class Maker:
+    """Makes records of a frozen dataclass with slots. Its own __init__ goes round what forbids to set a field, which took
+    a third of a small call."""
+
+    cdef type kind, slot
+    cdef list slots, defaults
+
+    def __cinit__(self, kind):
+        self.kind = kind
+        self.slots = [getattr(kind, field.name) for field in dataclasses.fields(kind)]
+        self.slot = type(self.slots[0])
+        self.defaults = [field.default for field in dataclasses.fields(kind)]
+
+    cdef object make(self, tuple values):
+        """The values of the first fields; the others have their defaults."""
+        cdef object record = PyType_GenericAlloc(self.kind, 0), slot, value
+        cdef Py_ssize_t given = len(values), i
+        for i in range(len(self.slots)):
+            slot, value = self.slots[i], values[i] if i < given else self.defaults[i]
+            (<PyTypeObject *>self.slot).tp_descr_set(slot, record, value)
+        return record
+
+
+cdef Maker contexts = Maker(BatchNormContext), gradients = Maker(BatchNormGradients)
 
 # ---- what is ordinary -------------------------------------------------------------------------
 
@@ -71,6 +106,7 @@ cdef Extent extent(cnp.ndarray a):
     """Between which bytes its elements lie."""
     cdef Extent e
     cdef ptrdiff_t reach
+    cdef int d
     e.begin = <char *>cnp.PyArray_DATA(a)
     e.end = e.begin + cnp.PyArray_ITEMSIZE(a)
     for d in range(cnp.PyArray_NDIM(a)):
@@ -101,6 +137,7 @@ cdef bint can_be_written(object out, cnp.ndarray x):
 
 cdef bint are_same(cnp.ndarray a, cnp.ndarray b):
     """Whether arrays of one shape are the same elements."""
+    cdef int d
     if cnp.PyArray_DATA(a) != cnp.PyArray_DATA(b):
         return False
     for d in range(cnp.PyArray_NDIM(a)):
@@ -124,6 +161,7 @@ cdef double *widen(object vector, double *values):
     cdef cnp.ndarray a
     cdef float *narrow
     cdef double *wide
+    cdef ptrdiff_t c
     if vector is None:
         return NULL
     a = vector
@@ -141,6 +179,7 @@ cdef cnp.ndarray narrowed(cnp.dtype dtype, ptrdiff_t channels, const double *val
     """A new vector: the values, or their products with the factors, in float32 or float64."""
     cdef cnp.npy_intp length = channels
     cdef int kind = dtype.num
+    cdef ptrdiff_t c
     cdef cnp.ndarray a = cnp.PyArray_EMPTY(1, &length, kind, 0)
     cdef float *narrow = <float *>cnp.PyArray_DATA(a)
     cdef double *wide = <double *>cnp.PyArray_DATA(a)
@@ -281,7 +320,8 @@ cdef tuple run(cnp.ndarray x, object weight, object bias, object running_mean, o
         return y, None
     cnp.PyArray_CLEARFLAGS(table, cnp.NPY_ARRAY_WRITEABLE)
     mean, var = row_of(table, MEAN_ROW), row_of(table, VAR_ROW)
-    return y, BatchNormContext(x, mean, var, bn.count, training, axis, table, fused, dtype_of(weight), dtype_of(bias))
+    return y, contexts.make(
+        (x, mean, var, bn.count, training, axis, table, fused, dtype_of(weight), dtype_of(bias)))
 
 
 cdef bint fits(object ctx, cnp.ndarray x):
@@ -345,4 +385,4 @@ cdef object differentiate(cnp.ndarray dy, cnp.ndarray x, object ctx, int row, ob
         raise MemoryError("fastact.batch_norm: no memory for the partial sums")
     weight = None if ctx._weight is None else narrowed(ctx._weight, bn.channels, each[1], statistics.rstd)
     bias = None if ctx._bias is None else narrowed(ctx._bias, bn.channels, each[0], NULL)
-    return BatchNormGradients(dx if into is None else into, weight, bias)
+    return gradients.make((dx if into is None else into, weight, bias))
