@@ -37,8 +37,8 @@ cdef extern from "Python.h":
 
 
 cdef class Maker:
-    """Makes records of a frozen dataclass with slots. Its own __init__ goes round what forbids to set a field, which took
-    a third of a small call."""
+    """Makes records of a frozen dataclass with slots. Its own __init__ goes round what forbids to set a field, which
+    took a third of a small call."""
 
     cdef type kind, slot
     cdef list slots, defaults
@@ -128,11 +128,26 @@ cdef bint can_be_updated(object mean, object var, cnp.ndarray x):
             and is_apart(mean, var) and is_apart(mean, x) and is_apart(var, x))
 
 
+cdef bint has_own_places(cnp.ndarray a):
+    """Whether each axis steps over all that the axes with shorter steps reach: then no two elements are one."""
+    cdef ptrdiff_t step, other, reach
+    cdef int d, e
+    for d in range(cnp.PyArray_NDIM(a)):
+        step, reach = abs(cnp.PyArray_STRIDE(a, d)), cnp.PyArray_ITEMSIZE(a)
+        for e in range(cnp.PyArray_NDIM(a)):
+            other = abs(cnp.PyArray_STRIDE(a, e))
+            if other < step or (other == step and e < d):
+                reach += (cnp.PyArray_DIM(a, e) - 1) * other
+        if step < reach and cnp.PyArray_DIM(a, d) > 1:
+            return False
+    return True
+
+
 cdef bint can_be_written(object out, cnp.ndarray x):
     """Whether results that are like x may go there, where it is apart from what is read."""
     return (is_data(out) and cnp.PyArray_TYPE(<cnp.ndarray>out) == cnp.PyArray_TYPE(x)
             and cnp.PyArray_SAMESHAPE(<cnp.ndarray>out, x) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out)
-            and (cnp.PyArray_IS_C_CONTIGUOUS(<cnp.ndarray>out) or cnp.PyArray_IS_F_CONTIGUOUS(<cnp.ndarray>out)))
+            and has_own_places(<cnp.ndarray>out))
 
 
 cdef bint are_same(cnp.ndarray a, cnp.ndarray b):
@@ -295,7 +310,8 @@ def forward(x, weight, bias, running_mean, running_var, training, momentum, eps,
 cdef tuple run(cnp.ndarray x, object weight, object bias, object running_mean, object running_var, bint training,
                double momentum, double eps, int axis, object fused, int row, bint saves, object out):
     cdef fa_batchnorm bn = problem(x, axis, row, fused.values, False)
-    cdef cnp.ndarray y = new_like(x, cnp.PyArray_TYPE(x)) if out is None else out, table = zeros(TABLE_ROWS, bn.channels)
+    cdef cnp.ndarray y = new_like(x, cnp.PyArray_TYPE(x)) if out is None else out
+    cdef cnp.ndarray table = zeros(TABLE_ROWS, bn.channels)
     cdef fa_statistics statistics = statistics_of(table)
     cdef fa_view x_view = view_of(x, axis), y_view = view_of(y, axis)
     cdef double *wide = <double *>malloc(2 * bn.channels * sizeof(double))

@@ -164,7 +164,7 @@ UNUSUAL = {
     "out of another type": {"out": np.zeros(X.shape)},
     "out of another shape": {"out": np.zeros_like(X[:5])},
     "out read-only": {"out": read_only(np.zeros_like(X))},
-    "out strided": {"out": np.zeros((12, 4), np.float32)[::2]},
+    "out upon itself": {"out": np.lib.stride_tricks.as_strided(FOUR.copy(), X.shape, (0, 4))},
     "out that repeats": {"out": np.broadcast_to(np.float32(0), X.shape)},
     "out that is x, read again": {"x": X, "out": X},
     "out over x": {"x": TWICE[:6], "out": TWICE[1:7], "save": None},
@@ -203,27 +203,50 @@ def test_contexts_that_keep_more_go_the_long_way():
         assert _quick.backward(dy, plain, out) is None
 
 
+ROOMS = {
+    "C": lambda: np.full(X.shape, 7, np.float32),
+    "F": lambda: np.full(X.shape, 7, np.float32, "F"),
+    "every second row": lambda: np.full((2 * len(X), 4), 7, np.float32)[::2],
+    "backwards": lambda: np.full((len(X), 8), 7, np.float32)[::-1, ::-2],
+}
+
+
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("order", "CF")
+@pytest.mark.parametrize("room", ROOMS.values(), ids=ROOMS)
 @pytest.mark.parametrize("activation", ACTIVATIONS[:2], ids=str)
-def test_results_go_where_they_are_wanted_on_the_short_way(activation, order, training):
+def test_results_go_where_they_are_wanted_on_the_short_way(activation, room, training):
     def given():
         return ordinary(training=training, activation=activation)
 
     dy = np.random.default_rng(1).standard_normal(X.shape).astype(np.float32)
     y, ctx = fa.batch_norm_forward(**given())
     dx = fa.batch_norm_backward(dy, ctx).x
-    out = np.full(X.shape, 7, np.float32, order)
+    out = room()
     got, ctx = quick(**given(), out=out)
     assert got is out
     np.testing.assert_array_equal(out, y)
-    into, over = np.full(X.shape, 7, np.float32, order), dy.copy()
+    into, over = room(), dy.copy()
     for gradient, where in ((dy, into), (over, over)):
         assert _quick.backward(gradient, ctx, where).x is where
         np.testing.assert_array_equal(where, dx)
     there = given()
     assert quick(**there, out=there["x"], save=None)[0] is there["x"]
     np.testing.assert_array_equal(there["x"], y)
+
+
+def test_no_result_goes_where_elements_share_memory():
+    shape, accepted = (2, 3, 2), 0
+    given = ordinary(shape)
+    for steps in product(range(-3, 8), repeat=3):
+        memory = np.zeros(64, np.float32)[32:]
+        out = np.lib.stride_tricks.as_strided(memory, shape, [4 * step for step in steps])
+        places = {
+            sum(i * step for i, step in zip(at, steps, strict=True)) for at in np.ndindex(shape)
+        }
+        if len(places) < out.size:
+            assert quick(**given, out=out) is None, steps
+        accepted += quick(**given, out=out) is not None
+    assert accepted > 100
 
 
 def run_layer(x, dy, **options):
