@@ -255,7 +255,7 @@ FA_INLINE void fa_take_far(const float *x, const uint16_t *at, int far, float *t
 
 /* A kernel's second body for kernels.inc: what is looked up is a function of `argument`, an expression in x.
  * Those of a stretch are sought in the table alone first, unless it was too short for the stretch before: `*wide`. */
-#define FA_FIND(place)                                                                                  \
+#define FA_FIND(place)                                                                                 \
     FA_VECTORIZE                                                                                       \
     for (ptrdiff_t i = 0; i < n; i++) {                                                                \
         const float x = from[i];                                                                       \
