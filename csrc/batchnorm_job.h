@@ -20,7 +20,8 @@ typedef struct {
     ptrdiff_t strips;         /* in a row */
     ptrdiff_t wide;           /* strips of a task of the reduction */
     ptrdiff_t group, height;  /* those, and the rows, that it takes at a time */
-    ptrdiff_t across, down;   /* strips and rows of a tile of the second pass */
+    int along;                /* whether the second pass writes past the caches where results belong, in their order */
+    ptrdiff_t across, down;   /* strips and rows of a tile of it */
     int lanes;                /* which the matrix' rows belong to in turn */
 } fa_matrix;
 

@@ -20,7 +20,8 @@ enum {
     MOST_REPEATED = 512, /* columns of a matrix of repeated rows */
     GROUP = 4,           /* strips that the reduction takes at a time */
     TASKS = 4,           /* of the reduction a thread, at least */
-    ACROSS = 64          /* strips of a tile of the second pass, at most: whole rows, in the order of memory */
+    ACROSS = 64,         /* strips of a tile of the second pass, at most: whole rows, in the order of memory */
+    ACROSS_ALONG = 32    /* the same where strips are taken along the rows: their constants stay in the first-level cache */
 };
 
 /* ---- the matrix ------------------------------------------------------------------------------------------ */
@@ -43,6 +44,12 @@ static ptrdiff_t repeats(const fa_job *j)
     return fits && packed && !by_element ? repeat : 1;
 }
 
+/* Bytes from a row of the matrix to the next. */
+static ptrdiff_t step(const fa_job *j, const fa_view *v)
+{
+    return j->matrix.repeat * v->strides[0];
+}
+
 /* Tasks of a block, each of so many strips. */
 static ptrdiff_t tasks(const fa_matrix *m, ptrdiff_t wide)
 {
@@ -57,6 +64,23 @@ static void widen_tasks(const fa_job *j, fa_matrix *m)
     m->wide = m->group;
     while (m->wide < m->strips && 2 * m->wide * lanes <= most && j->blocks * tasks(m, 2 * m->wide) >= TASKS * j->threads)
         m->wide *= 2;
+}
+
+/* Strips of a tile of the second pass: none much narrower than the others, and the strip that goes beyond the right
+ * edge, which needs a buffer, in one of its own or with a few. */
+static ptrdiff_t across(const fa_matrix *m)
+{
+    const ptrdiff_t whole = m->width / FA_LANES, most = m->along ? ACROSS_ALONG : ACROSS, n = (whole + most - 1) / most;
+    if (n == 0)
+        return 1;
+    return m->width % FA_LANES ? whole / n : (whole + n - 1) / n;
+}
+
+/* Not where dx is written over g, whose lines are in the cache; nor where rows end within a line: that would be written
+ * in parts, each of which waits for memory. */
+static int had_better_stream(const fa_job *j)
+{
+    return j->stream && j->g != j->out && step(j, j->out) % 64 == 0;
 }
 
 static void plan_matrix(fa_job *j)
@@ -74,11 +98,12 @@ static void plan_matrix(fa_job *j)
     m->height = m->lanes; /* lanes take turns anew in each tile */
     while (2 * m->height * m->group * FA_LANES <= FA_TILE)
         m->height *= 2;
-    /* the strip that goes beyond the right edge needs a buffer: it is a tile of its own */
-    m->across = m->width < FA_LANES ? 1 : fa_at_most(m->width / FA_LANES, ACROSS);
+    const int beyond = j->stream != NULL;
+    if (!had_better_stream(j))
+        j->stream = NULL;
+    m->along = beyond && (!j->stream || (uintptr_t)j->out->data % 64 == 0);
+    m->across = across(m);
     m->down = FA_TILE / (m->across * FA_LANES);
-    if (j->g == j->out)
-        j->stream = NULL; /* dx is written over g: its lines are in the cache */
 }
 
 /* Some rows of some strips. */
@@ -111,12 +136,6 @@ static char *address(const fa_job *j, const fa_view *v, const piece *p)
     return v->data + p->row * j->matrix.repeat * v->strides[0] + p->strip * FA_LANES * j->itemsize;
 }
 
-/* Bytes from a row of the matrix to the next. */
-static ptrdiff_t step(const fa_job *j, const fa_view *v)
-{
-    return j->matrix.repeat * v->strides[0];
-}
-
 static int is_direct(const fa_job *j, const piece *p)
 {
     return p->columns == p->strips * FA_LANES && !j->half;
@@ -139,22 +158,24 @@ static void read_row(const fa_job *j, const char *from, ptrdiff_t n, char *to)
 }
 
 /* What is beyond the right edge is the shift of its column, or 0. */
-static void pad_row(const fa_job *j, const piece *p, int with_shift, char *row)
+static void find_padding(const fa_job *j, const piece *p, int with_shift, char *padding)
 {
-    for (ptrdiff_t i = p->columns; i < buffer_step(p); i++) {
+    for (ptrdiff_t i = p->columns; i < buffer_step(p); i++, padding += j->tile_size) {
         const fa_strip *strip = j->strips + p->strip + i / FA_LANES;
-        fa_fill(j, row + i * j->tile_size, 1, with_shift ? strip->shift[i % FA_LANES] : 0.0);
+        fa_fill(j, padding, 1, with_shift ? strip->shift[i % FA_LANES] : 0.0);
     }
 }
 
 static const void *copy_piece(const fa_job *j, const fa_view *v, const piece *p, void *buffer, ptrdiff_t *row_step)
 {
     const char *from = address(j, v, p);
-    char *to = buffer;
+    const ptrdiff_t row = buffer_step(p) * j->tile_size, read = p->columns * j->tile_size;
+    char padding[FA_LANES * sizeof(double)], *to = buffer;
+    find_padding(j, p, v == j->x && !j->backward, padding);
     *row_step = buffer_step(p);
-    for (ptrdiff_t r = 0; r < p->rows; r++, from += step(j, v), to += buffer_step(p) * j->tile_size) {
+    for (ptrdiff_t r = 0; r < p->rows; r++, from += step(j, v), to += row) {
         read_row(j, from, p->columns, to);
-        pad_row(j, p, v == j->x && !j->backward, to);
+        memcpy(to + read, padding, (size_t)(row - read));
     }
     return buffer;
 }
@@ -227,7 +248,7 @@ static fa_span span_of(const fa_job *j, const piece *p, void *buffer)
     /* every field is named: setting a span to 0 before would take longer */
     fa_span span = {.x = NULL, .dy = NULL, .out = NULL, .rows = p->rows, .strips = p->strips, .x_step = 0,
                     .dy_step = 0, .out_step = 0, .constants = j->strips + p->strip, .each = 1,
-                    .varying = j->bn->params_per_channel, .stream = 0, .dparam = NULL, .residual = NULL,
+                    .along = 0, .varying = j->bn->params_per_channel, .stream = 0, .dparam = NULL, .residual = NULL,
                     .residual_step = 0, .ahead = {NULL, NULL}, .ahead_step = 0, .ahead_strip = 0};
     if (j->bn->from_output) {
         span.x = copy_piece(j, j->x, p, buffer, &span.x_step);
@@ -511,39 +532,18 @@ static void stream_piece(const fa_job *j, const piece *p, const char *from)
         j->stream(to + r * step(j, j->out), from + r * row, (size_t)(row * p->rows / rows));
 }
 
-/* Whether a row is read, a row or a few further down, at the address modulo 4 KiB of a line that has just been written
- * past the caches: the read waits for the line to leave, which takes longer than a detour by the buffer (docs/design.md). */
-static int rows_collide(const fa_job *j, const fa_view *v, const piece *p)
-{
-    enum { PAGE = 4096, LINE = 64, NEAR = 3 };
-    if (!v)
-        return 0;
-    uintptr_t apart = (uintptr_t)address(j, v, p) - (uintptr_t)address(j, j->out, p);
-    for (int k = 1; k <= NEAR && k < p->rows; k++) {
-        apart += (uintptr_t)step(j, v);
-        if ((apart + LINE - 1) % PAGE < 2 * LINE - 1)
-            return 1;
-    }
-    return 0;
-}
-
-static int can_stream_directly(const fa_job *j, const piece *p)
-{
-    const int aligned = (uintptr_t)address(j, j->out, p) % 64 == 0 && step(j, j->out) % 64 == 0;
-    return aligned && !rows_collide(j, j->x, p) && !rows_collide(j, j->backward ? j->dy : j->bn->residual, p);
-}
-
 static void second_pass_piece(const fa_job *j, const piece *p, const piece *next, int worker)
 {
     const int direct = is_direct(j, p) && !fa_in_steps(j, p->row, p->rows);
     fa_scratch *s = j->scratch + worker;
     fa_span span = span_of(j, p, s->x);
     char *own = direct ? address(j, j->out, p) : NULL;
-    const int buffered = !direct || (j->stream && !can_stream_directly(j, p));
+    const int buffered = !direct || (j->stream && !j->matrix.along);
     look_ahead(j, next, &span);
     span.out = buffered ? (char *)s->x : own;
     span.out_step = buffered ? buffer_step(p) : step(j, j->out) / j->itemsize;
     span.stream = !buffered && j->stream;
+    span.along = j->matrix.along;
     run_second_pass(j, p, &span, worker);
     if (!buffered || j->only_recovers)
         return;

@@ -158,6 +158,7 @@ typedef struct fa_span {
     ptrdiff_t x_step, dy_step, out_step;
     const fa_strip *constants;
     int each;       /* 1: every strip of a row has constants of its own; 0: they share them */
+    int along;      /* where each has: strips are taken along the rows, in the order of memory */
     int odd;        /* of a reduction: elements of a row's last strip, if not all; the others may be read */
     const double *of_rows[3]; /* of float32, unless NULL: centre, scale and offset of each row, in place of `constants`' */
     int varying;    /* whether the parameters differ among the positions */
