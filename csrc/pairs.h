@@ -12,6 +12,10 @@
 
 #define FA_FMAF(a, b, c) __builtin_fmaf((a), (b), (c))
 
+/* a b: the same bits as a * b.  Where that is subnormal, what takes it from a multiplication waits on Zen 3, several
+ * times as long as from a multiply-add (docs/design.md). */
+FA_INLINE float fa_mul_f(float a, float b) { return FA_FMAF(a, b, -0.0f); }
+
 FA_INLINE uint32_t fa_bits_f(float x) {
     uint32_t u;
     memcpy(&u, &x, sizeof u);
@@ -105,12 +109,12 @@ FA_INLINE fa_ff fa_mul_ff(fa_ff a, fa_ff b) {
 }
 
 /* x p, rounded once; where it may be subnormal, x p.lo had better be nothing beside it */
-FA_INLINE float fa_times_f(float x, fa_ff p) { return FA_FMAF(x, p.hi, x * p.lo); }
+FA_INLINE float fa_times_f(float x, fa_ff p) { return FA_FMAF(x, p.hi, fa_mul_f(x, p.lo)); }
 
 /* The same of any x, whatever the signs in p: where the sum of the two products is 0 or NaN, the sign and
  * the infinity of the first. */
 FA_INLINE float fa_times_any_f(float x, fa_ff p) {
-    float first = x * p.hi, y = fa_times_f(x, p);
+    float first = fa_mul_f(x, p.hi), y = fa_times_f(x, p);
     return __builtin_islessgreater(y, 0.0f) ? y : first;
 }
 
@@ -121,7 +125,7 @@ typedef struct {
     uint32_t doubt; /* 0 if value is what float64 arithmetic gives, too */
 } fa_bounded_ff;
 
-enum { FA_STRETCH_OF_BOUNDS = 256 }; /* an element in doubt brings back one stretch */
+enum { FA_STRETCH_OF_BOUNDS = 256, FA_PLAIN = 8 }; /* an element in doubt brings back one stretch, a tiny one several */
 
 /* The least |x|, 0 apart, that fa_product_f takes. */
 FA_INLINE float fa_product_limit_f(double p) {
@@ -194,7 +198,7 @@ typedef struct {
 
 FA_INLINE fa_exp_parts fa_exp_parts_f(float y) {
     fa_reduced_f v = fa_reduce_f(y);
-    float s = v.r * v.r;
+    float s = fa_mul_f(v.r, v.r);
     float c = FA_FMAF(s, -0x1.55554ep-4f, (s * s) * FA_FMAF(s, -0x1.afc02ap-11f, 0x1.110572p-7f));
     float u = FA_FMAF(c, v.r, v.r + 3.0f) - 3.0f;
     float low = FA_FMAF(v.minus_k, FA_LN2_TAIL, FA_FMAF(c, v.r, v.head - u));
@@ -230,13 +234,13 @@ FA_INLINE float fa_remainder_f(fa_fraction_f v, float quotient) {
 /* The quotient rounded once.  Before that the error is 2^-48 where low parts are: functions close to a limit
  * must not step back. */
 FA_INLINE float fa_rounded_f(fa_fraction_f v) {
-    float inverse = 1.0f / v.bottom, q = v.top * inverse;
+    float inverse = 1.0f / v.bottom, q = fa_mul_f(v.top, inverse);
     return FA_FMAF(fa_remainder_f(v, q), inverse, q);
 }
 
 /* The quotient as a pair that starts 2^-20 short: as fa_split_short_f. */
 FA_INLINE fa_ff fa_quotient_short_f(fa_fraction_f v) {
-    float inverse = 0x1.ffffep-1f / v.bottom, q = v.top * inverse;
+    float inverse = 0x1.ffffep-1f / v.bottom, q = fa_mul_f(v.top, inverse);
     fa_ff p = {q, fa_remainder_f(v, q) * inverse};
     return p;
 }

@@ -18,7 +18,8 @@ def by_float64(x, slope):
 
 
 def numbers():
-    """Any, ties, zeros; and stretches with one subnormal, infinite or NaN element each."""
+    """Any, ties, zeros; stretches with one subnormal, infinite or NaN element each; and as many
+    after them as there are before one is tried again, and more."""
     rng = np.random.default_rng(0)
     any_number = -np.exp2(rng.uniform(-50, 50, 64 * STRETCH))
     ties = -3.0 * rng.integers(2**21, 2**22, 4 * STRETCH)
@@ -26,7 +27,8 @@ def numbers():
     rows[0, ::3], rows[1, ::5] = 0.0, -0.0
     rows[2, 7], rows[3, 255], rows[4, 0] = -1e-44, -1e-30, -3e38
     rows[5, 100], rows[6, 16], rows[7, 3] = -np.inf, np.nan, np.inf
-    return np.concatenate([any_number, ties, rows.ravel()]).astype(np.float32)
+    after = -rng.uniform(0.1, 3, 20 * STRETCH)
+    return np.concatenate([any_number, ties, rows.ravel(), after]).astype(np.float32)
 
 
 @products
