@@ -50,8 +50,8 @@ FA_INLINE real FN(fa_relu_squared_value)(real x) {
     return c * c;
 }
 FA_INLINE real FN(fa_relu_squared_backward)(real dy, real x) {
-    real a = x > 1 ? 2 : 1, b = x > 1 ? 1 : 2;
-    return FN(fa_branch)(x, x > 0, (a * dy) * (b * x));
+    const real a = FN(fa_choose)(x > 1, dy + dy, dy), b = FN(fa_choose)(x > 1, x, x + x);
+    return FN(fa_branch)(x, x > 0, n_real_mul(a, b));
 }
 
 /* leaky_relu: x if x > 0 else negative_slope * x; derivative negative_slope at 0 */
@@ -274,13 +274,13 @@ FA_INLINE real FN(fa_hard_sigmoid_value)(real x, double alpha, double beta) {
 FA_INLINE real FN(fa_hard_sigmoid_backward)(real dy, real x, double alpha, double beta) {
     fa_dd v = FN(fa_line)(x, alpha, beta);
     int below_1 = (v.hi < 1.0) | ((v.hi == 1.0) & (v.lo < 0.0));
-    return FN(fa_branch)(x, (v.hi > 0.0) & below_1, (real)((double)dy * alpha));
+    return FN(fa_branch)(x, (v.hi > 0.0) & below_1, (real)fa_mul((double)dy, alpha));
 }
 
 /* logsigmoid: -log(1 + e^-x) = -softplus(-x); derivative sigma(-x) */
 FA_INLINE real FN(fa_softplus_value)(real x, double beta);
 FA_INLINE real FN(fa_softplus_backward)(real dy, real x, double beta);
-FA_INLINE real FN(fa_logsigmoid_value)(real x) { return -FN(fa_softplus_value)(-x, 1.0); }
+FA_INLINE real FN(fa_logsigmoid_value)(real x) { return FN(fa_negated)(FN(fa_softplus_value)(-x, 1.0)); }
 FA_INLINE real FN(fa_logsigmoid_backward)(real dy, real x) {
     return FN(fa_softplus_backward)(dy, -x, 1.0);
 }

@@ -21,7 +21,7 @@ enum {
     GROUP = 4,           /* strips that the reduction takes at a time */
     TASKS = 4,           /* of the reduction a thread, at least */
     ACROSS = 64,         /* strips of a tile of the second pass, at most: whole rows, in the order of memory */
-    ACROSS_ALONG = 32    /* the same where strips are taken along the rows: their constants stay in the first-level cache */
+    ACROSS_ALONG = 32    /* the same along the rows: the constants stay in the first-level cache */
 };
 
 /* ---- the matrix ------------------------------------------------------------------------------------------ */

@@ -12,10 +12,6 @@
 
 #define FA_FMAF(a, b, c) __builtin_fmaf((a), (b), (c))
 
-/* a b: the same bits as a * b.  Where that is subnormal, what takes it from a multiplication waits on Zen 3, several
- * times as long as from a multiply-add (docs/design.md). */
-FA_INLINE float fa_mul_f(float a, float b) { return FA_FMAF(a, b, -0.0f); }
-
 FA_INLINE uint32_t fa_bits_f(float x) {
     uint32_t u;
     memcpy(&u, &x, sizeof u);

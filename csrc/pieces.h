@@ -191,17 +191,22 @@ FA_INLINE fa_vec_f32 fa_value_v(fa_vec_f32 m, fa_piece f) {
 }
 FA_INLINE fa_vec_f32 fa_minus_value_v(fa_vec_f32 m, fa_piece f) { return -fa_value_v(m, f); }
 
+/* As fa_mul */
+FA_INLINE fa_vec_f32 fa_mul_v(fa_vec_f32 a, fa_vec_f32 b) {
+    return FA_VEC_FMA_F32(a, b, -(fa_vec_f32){0});
+}
+
 /* x f, for f > 0; -0 keeps its sign, and subnormal results are rounded once, as lo is nothing beside f(0) */
 FA_INLINE fa_vec_f32 fa_gate_v(fa_vec_f32 x, fa_piece f) {
     fa_vec_ff p = fa_pair_v(f, 1.0f);
     fa_vec_bits_f32 sign = (fa_vec_bits_f32)x & 0x80000000u;
-    return (fa_vec_f32)((fa_vec_bits_f32)FA_VEC_FMA_F32(x, p.hi, x * p.lo) | sign);
+    return (fa_vec_f32)((fa_vec_bits_f32)FA_VEC_FMA_F32(x, p.hi, fa_mul_v(x, p.lo)) | sign);
 }
 
 /* dy f, for any dy */
 FA_INLINE fa_vec_f32 fa_slope_v(fa_vec_f32 dy, fa_piece f) {
     fa_vec_ff p = fa_pair_v(f, 0x1.ffffep-1f);
-    return FA_VEC_FMA_F32(dy, p.hi, dy * p.lo);
+    return FA_VEC_FMA_F32(dy, p.hi, fa_mul_v(dy, p.lo));
 }
 
 /* ---- double tables -------------------------------------------------------------------------------- */

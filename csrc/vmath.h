@@ -274,9 +274,15 @@ FA_INLINE fa_dd fa_two_sum(double a, double b) {
     return fa_dd_set(s, (a - (s - t)) + (b - t));
 }
 
+/* a b: the same bits as a * b, unless it is negated at once: gcc 12 makes one operation of both, and of -0 0.  Where
+ * a b is subnormal, what takes it from a multiplication waits on Zen 3, several times as long as from a multiply-add
+ * (docs/design.md). */
+FA_INLINE double fa_mul(double a, double b) { return FA_HAVE_FMA ? FA_FMA(a, b, -0.0) : a * b; }
+FA_INLINE float fa_mul_f(float a, float b) { return FA_HAVE_FMA ? FA_FMA_F32(a, b, -0.0f) : a * b; }
+
 /* a * b exactly (to 2^-105 without FMA, where halves are cut by masking: it cannot overflow) */
 FA_INLINE fa_dd fa_two_prod(double a, double b) {
-    double p = a * b;
+    double p = fa_mul(a, b);
 #if FA_HAVE_FMA
     return fa_dd_set(p, __builtin_fma(a, b, -p));
 #else
@@ -307,7 +313,7 @@ FA_INLINE double fa_off_zero(double y) {
 FA_INLINE fa_dd fa_minus_abs_dd(double a) { return fa_dd_set(-fa_abs(a), 0.0); }
 FA_INLINE fa_dd fa_neg_dd(fa_dd a) { return fa_dd_set(-a.hi, -a.lo); }
 FA_INLINE fa_dd fa_scale_dd(fa_dd a, double power_of_two) {
-    return fa_dd_set(a.hi * power_of_two, a.lo * power_of_two);
+    return fa_dd_set(fa_mul(a.hi, power_of_two), fa_mul(a.lo, power_of_two));
 }
 FA_INLINE fa_dd fa_select_dd(int cond, fa_dd a, fa_dd b) {
     return fa_dd_set(cond ? a.hi : b.hi, cond ? a.lo : b.lo);
@@ -323,15 +329,15 @@ FA_INLINE fa_dd fa_sub_dd(fa_dd a, fa_dd b) { return fa_add_dd(a, fa_neg_dd(b));
 
 FA_INLINE fa_dd fa_mul_dd(fa_dd a, fa_dd b) {
     fa_dd p = fa_two_prod(a.hi, b.hi);
-    return fa_fast_two_sum(p.hi, p.lo + FA_FMA(a.hi, b.lo, a.lo * b.hi));
+    return fa_fast_two_sum(p.hi, p.lo + FA_FMA(a.hi, b.lo, fa_mul(a.lo, b.hi)));
 }
 
 /* One division; the quotient's remainder gives the second half. */
 FA_INLINE fa_dd fa_div_dd(fa_dd a, fa_dd b) {
-    double inv = 1.0 / b.hi, q = a.hi * inv;
+    double inv = 1.0 / b.hi, q = fa_mul(a.hi, inv);
     fa_dd p = fa_two_prod(q, b.hi);
     double rest = ((a.hi - p.hi) - p.lo) + FA_FMA(-q, b.lo, a.lo);
-    return fa_fast_two_sum(q, rest * inv);
+    return fa_fast_two_sum(q, fa_mul(rest, inv));
 }
 
 FA_INLINE fa_dd fa_sqrt_dd(fa_dd a) {
@@ -447,7 +453,7 @@ FA_INLINE fa_logistic_parts_dd fa_logistic_dd(fa_dd y, double lift) {
 
 /* tanh(y / 2) = -m / (m + 2), m = expm1(-|y|), with the sign of y */
 FA_INLINE fa_dd fa_tanh_half_dd(double y) {
-    double x = 0.5 * y, z = -fa_abs(y);
+    double x = fa_mul(0.5, y), z = -fa_abs(y);
     fa_dd m = fa_expm1_dd(fa_dd_set(z, 0.0));
     fa_dd s = fa_fast_two_sum(2.0, m.hi);
     s = fa_fast_two_sum(s.hi, s.lo + m.lo);
@@ -580,16 +586,16 @@ FA_INLINE double fa_finish_add_dd(double b, fa_dd c, fa_dd m, double lift) {
     double raise = fa_raise(fa_abs(b) + fa_abs(c.hi));
     c = fa_scale_dd(c, lift * raise);
     fa_dd p = fa_two_prod(c.hi, m.hi), s = fa_two_sum(b * raise, p.hi);
-    s.lo += p.lo + FA_FMA(c.hi, m.lo, c.lo * m.hi);
-    return fa_round_dd(s) * (lift / raise);
+    s.lo += p.lo + FA_FMA(c.hi, m.lo, fa_mul(c.lo, m.hi));
+    return fa_mul(fa_round_dd(s), lift / raise);
 }
 
 FA_INLINE double fa_finish_dd(fa_dd c, fa_dd m, double lift) {
     double raise = fa_raise(c.hi);
     c = fa_scale_dd(c, lift * raise);
     fa_dd p = fa_two_prod(c.hi, m.hi);
-    p.lo += FA_FMA(c.hi, m.lo, c.lo * m.hi);
-    return fa_round_dd(p) * (lift / raise);
+    p.lo += FA_FMA(c.hi, m.lo, fa_mul(c.lo, m.hi));
+    return fa_mul(fa_round_dd(p), lift / raise);
 }
 
 #endif

@@ -51,6 +51,7 @@
 #undef n_x_minus_tanh
 #undef n_logistic_unit
 #undef n_times
+#undef n_real_mul
 #undef n_times_pair
 #undef n_round_pair
 #undef n_off_zero
@@ -73,6 +74,7 @@
 typedef uint64_t fa_pattern_half;
 #define FA_LARGEST 0x1p128
 #define n_times(x, p) fa_sticky_product((x), (p), 0.0)
+#define n_real_mul(x, y) ((x) * (y))
 #define n_times_pair(x, p) fa_sticky_product((x), (p).hi, (p).lo)
 #define n_round_pair(p) fa_sticky((p).hi, (p).lo)
 #define n_off_zero(y) fa_off_zero(y)
@@ -82,6 +84,7 @@ typedef uint64_t fa_pattern_half;
 typedef uint32_t fa_pattern_f32;
 #define FA_LARGEST 0x1.fffffep+127f
 #define n_times(x, p) ((float)((double)(x) * (p)))
+#define n_real_mul(x, y) fa_mul_f((x), (y)) /* of plain numbers */
 #define n_times_pair(x, p) ((float)((double)(x) * (p).hi))
 #define n_round_pair(p) ((float)fa_round_dd(p))
 #define n_off_zero(y) (y)
@@ -176,7 +179,8 @@ typedef uint64_t fa_pattern_f64;
 #define n_logistic_unit(y, lift) fa_logistic_dd((y), (lift))
 
 #define FA_LARGEST 0x1.fffffffffffffp+1023
-#define n_times(x, p) ((x) * (p))
+#define n_times(x, p) fa_mul((x), (p))
+#define n_real_mul(x, y) fa_mul((x), (y))
 #define n_times_pair(x, p) fa_finish_dd(n_set(x), (p), 1.0)
 #define n_round_pair(p) fa_round_dd(p)
 #define n_off_zero(y) (y)
@@ -200,6 +204,13 @@ FA_INLINE real FN(fa_choose)(int cond, real a, real b) {
     u = (u & mask) | (v & ~mask);
     memcpy(&a, &u, sizeof a);
     return a;
+}
+FA_INLINE real FN(fa_negated)(real x) { /* of what fa_mul has given, too */
+    FN(fa_pattern) u;
+    memcpy(&u, &x, sizeof u);
+    u ^= (FN(fa_pattern))1 << (8 * sizeof u - 1);
+    memcpy(&x, &u, sizeof x);
+    return x;
 }
 FA_INLINE real FN(fa_floor_at)(real x, real low) { return FN(fa_choose)(x < low, low, x); }
 FA_INLINE real FN(fa_clamp)(real x, real limit) {
