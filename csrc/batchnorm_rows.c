@@ -17,7 +17,8 @@
 #include "parallel.h"
 
 enum {
-    MOST_REPEATED = 512, /* columns of a matrix of repeated rows */
+    MOST_REPEATED = 1120, /* columns of a matrix of repeated rows: the first-level cache holds their lanes */
+    MOST_STREAMED = 4096, /* the same without lanes, where rows that end with a line can be streamed */
     GROUP = 4,           /* strips that the reduction takes at a time */
     TASKS = 4,           /* of the reduction a thread, at least */
     ACROSS = 64,         /* strips of a tile of the second pass, at most: whole rows, in the order of memory */
@@ -37,7 +38,8 @@ static ptrdiff_t repeats(const fa_job *j)
     while (repeat * j->bn->channels % FA_LANES)
         repeat *= 2;
     const fa_batchnorm *bn = j->bn;
-    const int fits = repeat * bn->channels <= MOST_REPEATED && repeat <= bn->count && !j->half;
+    const ptrdiff_t most = j->stream && !fa_reduces(j) ? MOST_STREAMED : MOST_REPEATED;
+    const int fits = repeat * bn->channels <= most && repeat <= bn->count && !j->half;
     const int by_element = bn->mask || bn->weights || bn->from_output || j->tolerance != 0.0;
     const int packed = is_packed(j, j->x) && is_packed(j, j->dy) && is_packed(j, j->out) &&
                        is_packed(j, bn->residual) && is_packed(j, j->g);
