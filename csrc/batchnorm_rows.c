@@ -79,10 +79,10 @@ static ptrdiff_t across(const fa_matrix *m)
 }
 
 /* Not where dx is written over g, whose lines are in the cache; nor where rows end within a line: that would be written
- * in parts, each of which waits for memory. */
+ * in parts, each of which waits for memory. `out` is NULL where nothing is written. */
 static int had_better_stream(const fa_job *j)
 {
-    return j->stream && j->g != j->out && step(j, j->out) % 64 == 0;
+    return j->stream && fa_applies(j) && j->g != j->out && step(j, j->out) % 64 == 0;
 }
 
 static void plan_matrix(fa_job *j)

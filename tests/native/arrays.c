@@ -107,7 +107,8 @@ array new_array(drawing *d, layout how, fa_dtype dtype, int ndim, const ptrdiff_
         pack_layout(&a);
     } else {
         draw_layout(&a, d, how);
-        offset = draw(d, 4) ? 0 : draw(d, (unsigned)fa_itemsize[dtype]);
+        const unsigned place = draw(d, 4); /* within an element, or within a line, as large arrays of the C library begin */
+        offset = place == 0 ? draw(d, (unsigned)fa_itemsize[dtype]) : place == 1 ? 16 : 0;
     }
     find_extent(&a, &before, &after);
     if (before + after > MOST_BYTES) { /* large steps along many axes */
