@@ -46,6 +46,17 @@ def test_lines_of_python(native):
     assert not [key for key in listed if not is_there(tool, *key)]
 
 
+def test_lines_of_cython(native):
+    tool = pytest.importorskip("cython_coverage", reason="needs coverage")
+    for file, key in native.reasons(tool.REASONS):
+        text = (ROOT / "fastact" / file).read_text().splitlines()
+        where, line = re.fullmatch(r"(?:([\w.]+): )?(.*)", key).groups()
+        around = {tool.enclosing(text, n): n for n in range(1, len(text) + 1)}
+        lines = [n for n, each in enumerate(text, 1) if each.strip() == line]
+        found = [tool.enclosing(text, n) for n in lines] if lines else around
+        assert (where or "" if lines else key) in found, (file, key)
+
+
 def is_there(tool, file, key):
     """A function or class, or `function: line`, or a line of the module."""
     tree, text, defined = parsed(file)

@@ -7,6 +7,7 @@ FASTACT_RECORD=docs/reliability python -m pytest --parallel-threads=4 tests/test
 FASTACT_RECORD=docs/reliability PYTHON_GIL=0 python3.13t -m pytest --parallel-threads=4 ...
 python tools/border.py --seconds 600 --record
 python tools/python_coverage.py core interop torch report --record
+python tools/cython_coverage.py --record
 python tools/reliability.py [--check]      the last: whether the page is what the records give
 """
 
@@ -27,6 +28,7 @@ SOURCES = {
     "coverage": (*NATIVE, "tests/c_harness.c", "tests/uncovered.txt"),
     "border": (*C, *PACKAGE, "tests/border/target.py", "tools/border.py"),
     "python_coverage": (*PACKAGE, "tools/python_coverage.py", "tests/uncovered_python.txt"),
+    "cython_coverage": (*PACKAGE[1:], "tools/cython_coverage.py", "tests/uncovered_cython.txt"),
     "mutants": (*C, *PACKAGE, "tests/mutants.py"),
     **dict.fromkeys(("pytest", "parallel", "free_threaded"), (*C, *PACKAGE)),
 }  # the others: NATIVE
@@ -61,8 +63,10 @@ the reference; `FASTACT_EXAMPLES=5000` makes more of them, others each time. `to
 a fuzzer choose calls there by the branches that they take in the Python and Cython modules:
 arguments of any dtype, byte order and strides overlap in one block of memory, and the same call
 with copies of its own says what has to come of it. `tools/python_coverage.py` counts the lines of
-Python that the tests reach; `tests/uncovered_python.txt` says why the others are not. These are
-the lines of the .py modules: those of the Cython modules (.pyx) are not counted.
+Python that the tests reach; `tests/uncovered_python.txt` says why the others are not.
+`tools/cython_coverage.py` counts those of the Cython modules, in a build whose modules report each
+line that they run: by hand, since it takes minutes; its reasons are in
+`tests/uncovered_cython.txt`.
 pytest-run-parallel runs each test in several threads at once; the tests marked `thread_unsafe`
 look at what a process has once (its default number of threads, what tracemalloc counts), and run
 in one.
@@ -164,10 +168,15 @@ def coverage(r):
 
 def python_coverage(r):
     return (
-        "Lines of Python (.py; no .pyx) that the tests reach",
+        "Lines of Python (.py) that the tests reach",
         f"{r['reached']:,} of {r['lines']:,}",
-        (f"{100 * r['reached'] / r['lines']:.1f} %"),
+        f"{100 * r['reached'] / r['lines']:.1f} %",
     )
+
+
+def cython_coverage(r):
+    _, *others = python_coverage(r)
+    return "Lines of Cython (.pyx) that the tests reach", *others
 
 
 def mutants(r):
@@ -198,7 +207,7 @@ def free_threaded(r):
 
 
 ROWS = [asan, tsan, forks, valgrind, analyzer, emulators, fuzz, border, coverage, python_coverage]
-ROWS += [mutants, pytest, parallel, free_threaded]
+ROWS += [cython_coverage, mutants, pytest, parallel, free_threaded]
 
 
 # ---- the page ----------------------------------------------------------------------------------
