@@ -98,3 +98,56 @@ def test_masked_elements_are_not_kept_for_the_backward():
         got = fa.batch_norm_backward(np.ones_like(x), ctx)
         np.testing.assert_allclose(got.x, want.x, rtol=1e-3, atol=1e-4)
         assert not y[~mask].any()
+
+
+# ---- the Cython modules (tools/cython_coverage.py) ---------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: fa.prelu(X, 10**400), "weight is too large for a float64"),
+        (lambda: fa.prelu.backward(DY, X, 0.2, where=True), "unexpected argument 'where'"),
+        (lambda: fa.prelu.backward(DY, X, 0.2, DY), "takes 3 positional arguments, got 4"),
+        (lambda: fa.prelu.backward(DY, X, np.ones(5, "f4")), "does not broadcast to x's shape"),
+        (lambda: fa.prelu.backward(DY, X, 0.2, out=[0.0]), "out must be a numpy.ndarray, got list"),
+        (
+            lambda: fa.glu.backward(DY, X, X[:1], out=(DY.copy(), DY.copy())),
+            "out= needs x and gate of one shape",
+        ),
+        (lambda: fa.glu.backward(DY, X, np.ones((6, 4), "f4")), "could not be broadcast"),
+        (lambda: type(fa.relu)(10**4), "row: the table has rows 0 to"),
+    ],
+    ids=str,
+)
+def test_a_wrong_call_says_what_is_wrong(call, says):
+    with pytest.raises((TypeError, ValueError), match=says):
+        call()
+
+
+def test_a_result_whose_elements_share_memory_is_not_written_over():
+    """Two axes of the same step, and one of a single element beside them."""
+    room = np.zeros(16, np.float32)
+    shared = np.lib.stride_tricks.as_strided(room, (3, 1, 3), (4, 4, 4))
+    x = np.arange(9, dtype=np.float32).reshape(3, 1, 3)
+    fa.relu(x, out=shared)
+    want = np.lib.stride_tricks.as_strided(np.zeros(16, np.float32), (3, 1, 3), (4, 4, 4))
+    np.positive(x, out=want)
+    assert (shared == want).all()
+
+
+def test_an_activation_can_be_called_as_a_method():
+    assert (type(fa.relu.backward).__call__(fa.relu.backward, DY, X) == (X > 0)).all()
+
+
+def test_a_result_of_other_steps_over_x_is_not_x():
+    room = np.random.default_rng(1).standard_normal((8, 8)).astype(np.float32)
+    x, out = room[:4, :4], room.T[:4, :4]
+    with pytest.raises(ValueError, match="out: overlaps x"):
+        fa.batch_norm(x, training=True, out=out)
+
+
+def test_the_configuration_is_printed(capsys):
+    fa.show_config()
+    printed = capsys.readouterr().out
+    assert all(key in printed for key in fa.config())
