@@ -1,4 +1,4 @@
-"""Plants faults in the kernels, one at a time, and asks the tests to find each.
+"""Plants faults in the kernels, one in each of many builds, and asks the tests to find it.
 
     python tests/mutants.py [NAME...] [--record]
 
@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -222,17 +223,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", help="words of the faults to plant (default: all)")
     parser.add_argument("--isa", default="avx2")
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), metavar="N")
     parser.add_argument("--record", action="store_true", help="write docs/reliability/mutants.json")
     options = parser.parse_args()
     faults = [f for f in FAULTS if all(name in f.name for name in options.names)]
-    caught = {}
-    for fault in faults:
+
+    def attempt(fault: Fault) -> str:
         begin = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             build(Path(folder), options.isa, fault)
-            caught[fault.name] = is_caught(Path(folder), options.isa)
+            test = is_caught(Path(folder), options.isa)
         took = time.perf_counter() - begin
-        print(f"{fault.name}: {caught[fault.name] or 'SURVIVES'} ({took:.0f} s)", flush=True)
+        print(f"{fault.name}: {test or 'SURVIVES'} ({took:.0f} s)", flush=True)
+        return test
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        caught = dict(zip((fault.name for fault in faults), pool.map(attempt, faults), strict=True))
     if options.record:
         from reliability import record
 
