@@ -51,9 +51,8 @@ def test_lines_of_cython(native):
     for file, key in native.reasons(tool.REASONS):
         text = (ROOT / "fastact" / file).read_text().splitlines()
         where, line = re.fullmatch(r"(?:([\w.]+): )?(.*)", key).groups()
-        around = {tool.enclosing(text, n): n for n in range(1, len(text) + 1)}
         lines = [n for n, each in enumerate(text, 1) if each.strip() == line]
-        found = [tool.enclosing(text, n) for n in lines] if lines else around
+        found = {tool.enclosing(text, n) for n in lines or range(1, len(text) + 1)}
         assert (where or "" if lines else key) in found, (file, key)
 
 
