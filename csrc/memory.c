@@ -8,7 +8,13 @@
 
 #include "parallel.h"
 
-enum { LEAST_SHARE = 8 << 20 }; /* of the last level: somebody is always idle */
+enum {
+    LEAST_SHARE = 8 << 20, /* of the last level: somebody is always idle */
+    /* Of one CPU, as processors are built: at most, and usually.  A guest may be told the size of a whole processor's
+     * cache and that its own few CPUs are all that share it. */
+    MOST_EACH = 32 << 20,
+    USUAL_EACH = 4 << 20,
+};
 
 static ptrdiff_t l2 = 1 << 20, llc = 8 << 20; /* where the system does not say */
 
@@ -56,7 +62,9 @@ ptrdiff_t fa_cache_bytes(const char *root, int level, int cpus)
             continue;
         const ptrdiff_t size = tells(root, index, "size", line) ? bytes_in(line) : 0;
         const ptrdiff_t sharers = tells(root, index, "shared_cpu_list", line) ? cpus_in(line) : 0;
-        const ptrdiff_t share = cpus > 0 && cpus < sharers ? size / sharers * cpus : size;
+        const ptrdiff_t sharing = cpus > 0 && cpus < sharers ? cpus : sharers;
+        const ptrdiff_t each = sharers > 0 ? size / sharers : 0;
+        const ptrdiff_t share = !each ? size : sharing * (each > MOST_EACH ? USUAL_EACH : each);
         return share >= LEAST_SHARE || size < LEAST_SHARE ? share : LEAST_SHARE;
     }
     return 0;

@@ -132,6 +132,9 @@ int main(int argc, char **argv)
     wrong += expect("a share", 12 << 20, (double)fa_cache_bytes(root, 3, 6));
     wrong += expect("the least share", 8 << 20, (double)fa_cache_bytes(root, 3, 1));
     wrong += expect("no such cache", 0, (double)fa_cache_bytes(root, 4, 1));
+    write_cache(1, "3\n", "307200K\n", "0-3\n");
+    wrong += expect("more than a guest has", 16 << 20, (double)fa_cache_bytes(root, 3, 4));
+    wrong += expect("its least share", 8 << 20, (double)fa_cache_bytes(root, 3, 1));
     write_cache(1, "3\n", "4194304\n", "unknown\n");
     wrong += expect("a cache of nobody", 4 << 20, (double)fa_cache_bytes(root, 3, 1));
     return wrong > 0;
