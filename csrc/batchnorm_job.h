@@ -20,6 +20,7 @@ typedef struct {
     ptrdiff_t strips;         /* in a row */
     ptrdiff_t wide;           /* strips of a task of the reduction */
     ptrdiff_t group, height;  /* those, and the rows, that it takes at a time */
+    ptrdiff_t field;          /* strips of which g is found at a time, where it is kept */
     int along;                /* whether the second pass writes past the caches where results belong, in their order */
     ptrdiff_t across, down;   /* strips and rows of a tile of it */
     int lanes;                /* which the matrix' rows belong to in turn */
@@ -86,7 +87,7 @@ void fa_fill_strip(const fa_job *j, fa_strip *strip, const ptrdiff_t *channels, 
 void fa_finish_channels(const fa_job *j, double *parts, ptrdiff_t width, ptrdiff_t c, ptrdiff_t channels);
 
 /* y = activation(z); or g, and the learned parameter's gradient */
-static inline void fa_run_forward(const fa_job *j, const fa_span *s)
+static inline void fa_run_forward(const fa_job *j, fa_span *s)
 {
     if (j->activation || s->residual)
         j->kernels->forward(s, j->activation, j->half);

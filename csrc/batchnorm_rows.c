@@ -7,7 +7,8 @@
  * tiles go through a buffer.
  *
  * A task of the reduction is a block of some strips, so that the lanes of its sums stay in the cache; both passes go
- * along the rows, as memory does, as far as the cache has room. */
+ * along the rows, as memory does, as far as the cache has room.  Where g is kept it is found along the rows of as many
+ * strips as the second-level cache holds, and then summed. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -85,6 +86,16 @@ static int had_better_stream(const fa_job *j)
     return j->stream && fa_applies(j) && j->g != j->out && step(j, j->out) % 64 == 0;
 }
 
+/* Strips whose x, dy and g take half of the second-level cache, for as many rows as are reduced at a time. */
+static ptrdiff_t field(const fa_job *j, const fa_matrix *m)
+{
+    const ptrdiff_t strip = 3 * m->height * FA_LANES * j->itemsize;
+    ptrdiff_t strips = m->group;
+    while (strips < m->wide && 2 * strips * strip <= fa_l2_bytes() / 2)
+        strips *= 2;
+    return strips;
+}
+
 static void plan_matrix(fa_job *j)
 {
     fa_matrix *m = &j->matrix;
@@ -100,6 +111,7 @@ static void plan_matrix(fa_job *j)
     m->height = m->lanes; /* lanes take turns anew in each tile */
     while (2 * m->height * m->group * FA_LANES <= FA_TILE)
         m->height *= 2;
+    m->field = field(j, m);
     const int beyond = j->stream != NULL;
     if (!had_better_stream(j))
         j->stream = NULL;
@@ -271,13 +283,12 @@ static void read_residual(const fa_job *j, const piece *p, fa_span *span, int wo
                                       FA_COVER_ZERO);
 }
 
-/* The piece whose rows will be read after these. */
-static void look_ahead(const fa_job *j, const piece *next, fa_span *span)
+/* The piece whose rows, of x and the other array if there is one, will be read after these. */
+static void look_ahead(const fa_job *j, const fa_view *other, const piece *next, fa_span *span)
 {
-    const fa_view *x = j->x, *other = j->dy ? j->dy : x;
-    span->ahead[0] = address(j, x, next);
-    span->ahead[1] = address(j, other, next);
-    span->ahead_step = step(j, x);
+    span->ahead[0] = address(j, j->x, next);
+    span->ahead[1] = address(j, other ? other : j->x, next);
+    span->ahead_step = step(j, j->x);
     span->ahead_strip = FA_LANES * j->itemsize;
 }
 
@@ -309,30 +320,35 @@ static void clear_padding(const fa_job *j, const piece *p, fa_scratch *s)
     }
 }
 
-static void reduce_strips(const fa_job *j, const piece *p, const fa_span *span, fa_lanes *lanes, int nlanes)
+static void reduce_strip(const fa_job *j, const piece *p, const fa_span *strip, fa_lanes *lanes, int nlanes)
 {
-    for (ptrdiff_t t = 0; t < p->strips; t++) {
-        fa_span strip = *span;
-        const ptrdiff_t at = t * FA_LANES * j->tile_size;
-        strip.strips = 1;
-        strip.x = (const char *)span->x + at;
-        strip.constants += t;
-        strip.ahead[0] += t * strip.ahead_strip;
-        strip.ahead[1] += t * strip.ahead_strip;
-        fa_lanes *own = lanes + t * j->matrix.lanes;
+    if (j->by_sign)
+        j->kernels->sided[j->bn->activation].sums(lanes, nlanes, strip);
+    else if (j->backward)
+        j->kernels->sums(lanes, nlanes, strip, buffer_step(p));
+    else if (j->tolerance)
+        j->kernels->count_lost(lanes, nlanes, strip, j->tolerance);
+    else if (j->bn->weights)
+        j->kernels->weighted_moments(lanes, nlanes, strip, j->bn->weights + p->row, 1);
+    else
+        j->kernels->moments(lanes, nlanes, strip);
+}
+
+/* The span becomes each of its strips. */
+static void reduce_strips(const fa_job *j, const piece *p, fa_span *span, fa_lanes *lanes, int nlanes)
+{
+    const ptrdiff_t by = FA_LANES * j->tile_size;
+    span->strips = 1;
+    for (ptrdiff_t t = 0; t < p->strips; t++, lanes += j->matrix.lanes) {
+        reduce_strip(j, p, span, lanes, nlanes);
+        span->x = (const char *)span->x + by;
         if (span->dy)
-            strip.dy = (const char *)span->dy + at;
-        if (j->backward) {
-            strip.dparam = span->dparam ? span->dparam + t * FA_LANES : NULL;
-            (j->by_sign ? j->kernels->sided[j->bn->activation].sums(own, nlanes, &strip)
-                        : j->kernels->sums(own, nlanes, &strip, buffer_step(p)));
-        } else if (j->tolerance) {
-            j->kernels->count_lost(own, nlanes, &strip, j->tolerance);
-        } else if (j->bn->weights) {
-            j->kernels->weighted_moments(own, nlanes, &strip, j->bn->weights + p->row, 1);
-        } else {
-            j->kernels->moments(own, nlanes, &strip);
-        }
+            span->dy = (const char *)span->dy + by;
+        if (span->dparam)
+            span->dparam += FA_LANES;
+        span->constants++;
+        for (int k = 0; k < 2; k++)
+            span->ahead[k] += span->ahead_strip;
     }
 }
 
@@ -360,12 +376,40 @@ static void make_again(const fa_job *j, const piece *p, fa_span *span, fa_scratc
     span->dy_step = y.out_step;
 }
 
+/* Strips from s on of which g is found before they are reduced: whole groups, of which it goes where dx will be. */
+static ptrdiff_t strips_of_field(const fa_job *j, ptrdiff_t r, ptrdiff_t rows, ptrdiff_t s, ptrdiff_t beyond)
+{
+    const fa_matrix *m = &j->matrix;
+    const ptrdiff_t whole = m->width / FA_LANES, strips = fa_at_most(beyond - s, m->field);
+    if (!j->g || !j->activation || j->learns || j->half || j->bn->from_output || m->repeat > 1 ||
+        fa_has_masked(j, r, rows))
+        return 0;
+    return s + strips <= whole ? strips : (whole - s) / m->group * m->group;
+}
+
+static void find_g_of_field(const fa_job *j, const piece *p, const piece *next, int worker)
+{
+    fa_span span = span_of(j, p, NULL);
+    look_ahead(j, j->dy, next, &span);
+    span.dy = read_piece(j, j->dy, p, NULL, &span.dy_step);
+    read_residual(j, p, &span, worker);
+    find_g(j, p, &span, j->scratch + worker);
+}
+
+static void reduce_g(const fa_job *j, const piece *p, fa_lanes *lanes, int nlanes)
+{
+    fa_span span = span_of(j, p, NULL);
+    span.dy = read_piece(j, j->g, p, NULL, &span.dy_step);
+    span.ahead[0] = span.ahead[1] = span.x; /* what comes next is in the cache */
+    reduce_strips(j, p, &span, lanes, nlanes);
+}
+
 static void reduce_piece(const fa_job *j, const piece *p, const piece *next, fa_lanes *lanes, int nlanes,
                          int worker)
 {
     fa_scratch *s = j->scratch + worker;
     fa_span span = span_of(j, p, s->x);
-    look_ahead(j, next, &span);
+    look_ahead(j, j->dy, next, &span);
     if (j->tolerance)
         make_again(j, p, &span, s);
     if (j->backward)
@@ -422,6 +466,30 @@ static piece next_piece(const fa_job *j, ptrdiff_t begin, ptrdiff_t end, ptrdiff
                               : locate(j, end, m->height, 0, m->group);
 }
 
+/* Rows r .. r + rows - 1 of a task. */
+static void reduce_rows(const fa_job *j, ptrdiff_t begin, ptrdiff_t end, ptrdiff_t first, ptrdiff_t r, ptrdiff_t rows,
+                        fa_lanes *lanes, int worker)
+{
+    const fa_matrix *m = &j->matrix;
+    const ptrdiff_t beyond = fa_at_most(m->strips, first + m->wide);
+    for (ptrdiff_t s = first, found = first; s < beyond; s += m->group) {
+        const piece p = locate(j, r, rows, s, m->group);
+        fa_lanes *own = lanes + (s - first) * m->lanes;
+        if (s == found && (found += strips_of_field(j, r, rows, s, beyond)) > s) {
+            const piece field = locate(j, r, rows, s, found - s);
+            const piece next = next_piece(j, begin, end, first, r, found - m->group);
+            find_g_of_field(j, &field, &next, worker);
+        }
+        if (s < found) {
+            reduce_g(j, &p, own, m->lanes);
+        } else {
+            const piece next = next_piece(j, begin, end, first, r, s);
+            reduce_piece(j, &p, &next, own, m->lanes, worker);
+            found += m->group;
+        }
+    }
+}
+
 static void reduce_task(const fa_job *j, ptrdiff_t block, ptrdiff_t part, int worker)
 {
     const fa_matrix *m = &j->matrix;
@@ -431,11 +499,7 @@ static void reduce_task(const fa_job *j, ptrdiff_t block, ptrdiff_t part, int wo
     for (ptrdiff_t k = 0; k < m->wide * m->lanes; k++)
         fa_clear(j, lanes + k);
     for (ptrdiff_t r = begin; r < end; r += m->height)
-        for (ptrdiff_t s = first; s < first + strips; s += m->group) {
-            const piece p = locate(j, r, fa_at_most(end - r, m->height), s, m->group);
-            const piece next = next_piece(j, begin, end, first, r, s);
-            reduce_piece(j, &p, &next, lanes + (s - first) * m->lanes, m->lanes, worker);
-        }
+        reduce_rows(j, begin, end, first, r, fa_at_most(end - r, m->height), lanes, worker);
     if (block == j->blocks - 1 && left_over(j) > 0) {
         const piece p = locate_left_over(j);
         reduce_piece(j, &p, &p, lanes + (end - begin) % m->lanes, 1, worker);
@@ -493,13 +557,18 @@ static void finish(void *job, ptrdiff_t begin, ptrdiff_t end, int worker)
 
 static void find_g_again(const fa_job *j, const piece *p, fa_span *span, fa_scratch *s)
 {
-    fa_span again = *span;
-    again.out = s->g;
-    again.out_step = buffer_step(p);
-    again.stream = 0;
-    j->kernels->backward(&again, j->activation, j->half);
+    void *const out = span->out;
+    const ptrdiff_t out_step = span->out_step;
+    const int stream = span->stream;
+    span->out = s->g;
+    span->out_step = buffer_step(p);
+    span->stream = 0;
+    j->kernels->backward(span, j->activation, j->half);
     span->dy = s->g;
-    span->dy_step = again.out_step;
+    span->dy_step = span->out_step;
+    span->out = out;
+    span->out_step = out_step;
+    span->stream = stream;
 }
 
 static void run_second_pass(const fa_job *j, const piece *p, fa_span *span, int worker)
@@ -541,7 +610,7 @@ static void second_pass_piece(const fa_job *j, const piece *p, const piece *next
     fa_span span = span_of(j, p, s->x);
     char *own = direct ? address(j, j->out, p) : NULL;
     const int buffered = !direct || (j->stream && !j->matrix.along);
-    look_ahead(j, next, &span);
+    look_ahead(j, j->g ? j->g : j->dy, next, &span);
     span.out = buffered ? (char *)s->x : own;
     span.out_step = buffered ? buffer_step(p) : step(j, j->out) / j->itemsize;
     span.stream = !buffered && j->stream;

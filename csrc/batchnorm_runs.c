@@ -175,7 +175,7 @@ static void reduce(const fa_job *j, const part *whole, const fa_strip *constants
 
 /* ---- second pass -------------------------------------------------------------------------------------------- */
 
-static void apply_span(const fa_job *j, const fa_span *span)
+static void apply_span(const fa_job *j, fa_span *span)
 {
     if (j->by_sign)
         j->kernels->sided[j->bn->activation].apply(span);
@@ -185,21 +185,22 @@ static void apply_span(const fa_job *j, const fa_span *span)
         fa_run_forward(j, span);
 }
 
-/* The odd ends of the runs of a span, the last strips of its rows: written elsewhere whole, then copied. */
-static void apply_ends(const fa_job *j, const fa_span *span, char *out, ptrdiff_t odd, fa_scratch *s)
+/* The odd ends of the runs of a span, the last strips of its rows, which it becomes: written elsewhere whole, then
+ * copied. */
+static void apply_ends(const fa_job *j, fa_span *span, char *out, ptrdiff_t odd, fa_scratch *s)
 {
     const ptrdiff_t at = span->strips * FA_LANES * j->itemsize, row = span->out_step * j->itemsize;
-    fa_span ends = *span;
-    ends.x = (const char *)span->x + at;
-    ends.dy = (const char *)span->dy + at;
-    ends.residual = span->residual ? (const char *)span->residual + at : NULL;
-    ends.out = s->g;
-    ends.out_step = FA_LANES;
-    ends.strips = 1;
-    ends.each = 1; /* a column */
-    ends.ahead[0] += span->strips * span->ahead_strip;
-    ends.ahead[1] += span->strips * span->ahead_strip;
-    apply_span(j, &ends);
+    span->x = (const char *)span->x + at;
+    span->dy = (const char *)span->dy + at;
+    if (span->residual)
+        span->residual = (const char *)span->residual + at;
+    for (int k = 0; k < 2; k++)
+        span->ahead[k] += span->strips * span->ahead_strip;
+    span->out = s->g;
+    span->out_step = FA_LANES;
+    span->strips = 1;
+    span->each = 1; /* a column */
+    apply_span(j, span);
     for (ptrdiff_t r = 0; r < span->rows; r++)
         memcpy(out + r * row + at, (const char *)s->g + r * FA_LANES * j->itemsize, (size_t)(odd * j->itemsize));
 }

@@ -227,9 +227,9 @@ typedef struct {
     void (*find_sides)(fa_strip *strip); /* float32's; else NULL */
     const fa_sided_kernels *sided;       /* by activation; float32's; else NULL */
     void (*normalize)(const fa_span *span); /* out = z */
-    /* out = activation(z), or z if it is NULL; out = g = dy * activation'(z) */
-    void (*forward)(const fa_span *span, const fa_activation_kernels *activation, const fa_half_kernels *half);
-    void (*backward)(const fa_span *span, const fa_activation_kernels *activation, const fa_half_kernels *half);
+    /* out = activation(z), or z if it is NULL; out = g = dy * activation'(z).  The span is afterwards what it was. */
+    void (*forward)(fa_span *span, const fa_activation_kernels *activation, const fa_half_kernels *half);
+    void (*backward)(fa_span *span, const fa_activation_kernels *activation, const fa_half_kernels *half);
     void (*apply)(const fa_span *span, int training); /* out = dx of g, which is dy */
     /* counted.inc: values that do not count, or with a weight; x again from y, which is the span's x */
     void (*cover)(const fa_span *span, const unsigned char *mask, int by_rows, fa_cover_with with);
