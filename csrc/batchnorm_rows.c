@@ -334,11 +334,16 @@ static void reduce_strip(const fa_job *j, const piece *p, const fa_span *strip, 
         j->kernels->moments(lanes, nlanes, strip);
 }
 
-/* The span becomes each of its strips. */
+/* The span becomes each of its strips.  What is fetched meanwhile is a whole row, where that can be, for each lane: line
+ * after line of one page. */
 static void reduce_strips(const fa_job *j, const piece *p, fa_span *span, fa_lanes *lanes, int nlanes)
 {
-    const ptrdiff_t by = FA_LANES * j->tile_size;
+    const ptrdiff_t by = FA_LANES * j->tile_size, row = span->ahead_step, line = span->ahead_strip;
+    const int along = p->strips * nlanes == p->rows; /* a lane's elements of a strip are as many as a row has lines */
+    const ptrdiff_t ahead = along ? nlanes * row : line;
     span->strips = 1;
+    span->ahead_step = along ? row : p->rows / nlanes * row;
+    span->ahead_strip = along ? line : row;
     for (ptrdiff_t t = 0; t < p->strips; t++, lanes += j->matrix.lanes) {
         reduce_strip(j, p, span, lanes, nlanes);
         span->x = (const char *)span->x + by;
@@ -348,7 +353,7 @@ static void reduce_strips(const fa_job *j, const piece *p, fa_span *span, fa_lan
             span->dparam += FA_LANES;
         span->constants++;
         for (int k = 0; k < 2; k++)
-            span->ahead[k] += span->ahead_strip;
+            span->ahead[k] += ahead;
     }
 }
 

@@ -167,8 +167,8 @@ typedef struct fa_span {
     const void *residual; /* what is added to z before the activation, or NULL */
     ptrdiff_t residual_step;
     const char *ahead[2]; /* memory that will be read soon, of the form of x; or, with a step of 0, none */
-    ptrdiff_t ahead_step; /* bytes from a row to the next */
-    ptrdiff_t ahead_strip; /* bytes from a strip to the next: 0 if there is none */
+    ptrdiff_t ahead_step; /* bytes from a row to the next; of a reduction of one strip, from a lane to the next */
+    ptrdiff_t ahead_strip; /* bytes from a strip to the next, or from a lane's row to its next: 0 if there is none */
 } fa_span;
 
 /* The formats of 16 bits.  Their data is computed on as float64, by kernels of the same working precision as
