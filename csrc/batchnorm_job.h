@@ -21,7 +21,7 @@ typedef struct {
     ptrdiff_t wide;           /* strips of a task of the reduction */
     ptrdiff_t group, height;  /* those, and the rows, that it takes at a time */
     ptrdiff_t field;          /* strips of which g is found at a time, where it is kept */
-    int along;                /* whether the second pass writes past the caches where results belong, in their order */
+    int along;                /* whether kernels of the second pass go along the rows: of arrays beyond the caches */
     ptrdiff_t across, down;   /* strips and rows of a tile of it */
     int lanes;                /* which the matrix' rows belong to in turn */
 } fa_matrix;
