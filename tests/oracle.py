@@ -5,8 +5,10 @@ written without a thought for float64: with digits to spare, no form of them ove
 The derivative at a kink is the one from the left, as in torch.
 """
 
+import contextlib
 import math
 import sys
+import threading
 
 from mpmath import mp, mpf
 
@@ -185,9 +187,19 @@ gated_definitions = {
 }
 
 
+_one_at_a_time = threading.Lock()
+
+
+@contextlib.contextmanager
+def enough_digits():
+    """mpmath has one precision for the process."""
+    with _one_at_a_time, mp.workdps(DIGITS):
+        yield
+
+
 def exact(name, derivative, x, params=()):
     """f(x), or f'(x) for derivative=True, as an mpf; x and the parameters are finite floats."""
-    with mp.workdps(DIGITS):
+    with enough_digits():
         return definitions[name][derivative](mpf(float(x)), *(mpf(float(p)) for p in params))
 
 
@@ -205,5 +217,5 @@ def error_in_ulp(got, want):
         return 0.0 if got == math.copysign(math.inf, want) else math.inf
     if not math.isfinite(got):
         return math.inf
-    with mp.workdps(DIGITS):
+    with enough_digits():
         return float(abs(mpf(float(got)) - want) / ulp(want))
