@@ -394,17 +394,19 @@ static ptrdiff_t strips_of_field(const fa_job *j, ptrdiff_t r, ptrdiff_t rows, p
 
 static void find_g_of_field(const fa_job *j, const piece *p, const piece *next, int worker)
 {
-    fa_span span = span_of(j, p, NULL);
+    fa_scratch *s = j->scratch + worker;
+    fa_span span = span_of(j, p, s->x);
     look_ahead(j, j->dy, next, &span);
-    span.dy = read_piece(j, j->dy, p, NULL, &span.dy_step);
+    span.dy = read_piece(j, j->dy, p, s->dy, &span.dy_step);
     read_residual(j, p, &span, worker);
-    find_g(j, p, &span, j->scratch + worker);
+    find_g(j, p, &span, s);
 }
 
-static void reduce_g(const fa_job *j, const piece *p, fa_lanes *lanes, int nlanes)
+static void reduce_g(const fa_job *j, const piece *p, fa_lanes *lanes, int nlanes, int worker)
 {
-    fa_span span = span_of(j, p, NULL);
-    span.dy = read_piece(j, j->g, p, NULL, &span.dy_step);
+    fa_scratch *s = j->scratch + worker;
+    fa_span span = span_of(j, p, s->x);
+    span.dy = read_piece(j, j->g, p, s->dy, &span.dy_step);
     span.ahead[0] = span.ahead[1] = span.x; /* what comes next is in the cache */
     reduce_strips(j, p, &span, lanes, nlanes);
 }
@@ -486,7 +488,7 @@ static void reduce_rows(const fa_job *j, ptrdiff_t begin, ptrdiff_t end, ptrdiff
             find_g_of_field(j, &field, &next, worker);
         }
         if (s < found) {
-            reduce_g(j, &p, own, m->lanes);
+            reduce_g(j, &p, own, m->lanes, worker);
         } else {
             const piece next = next_piece(j, begin, end, first, r, s);
             reduce_piece(j, &p, &next, own, m->lanes, worker);
