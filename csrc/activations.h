@@ -53,6 +53,17 @@ FA_INLINE real FN(fa_relu_squared_backward)(real dy, real x) {
     const real a = FN(fa_choose)(x > 1, dy + dy, dy), b = FN(fa_choose)(x > 1, x, x + x);
     return FN(fa_branch)(x, x > 0, n_real_mul(a, b));
 }
+#if FA_BITS == 32
+#define FA_FAST_relu_squared_forward , ALIKE
+#define FA_FAST_relu_squared_backward , ALIKE
+FA_INLINE float fa_relu_squared_fast_value(float x) {
+    double c = (double)fa_choose_f32(x < 0, 0, x);
+    return (float)fa_mul(c, c); /* gcc makes a float32 product of a plain one */
+}
+FA_INLINE float fa_relu_squared_fast_backward(float dy, float x) {
+    return fa_branch_f32(x, x > 0, (float)fa_mul((double)dy, 2.0 * (double)x));
+}
+#endif
 
 /* leaky_relu: x if x > 0 else negative_slope * x; derivative negative_slope at 0 */
 FA_INLINE real FN(fa_leaky_relu_value)(real x, double negative_slope) {
@@ -133,19 +144,19 @@ FA_INLINE real FN(fa_elu_backward)(real dy, real x, double alpha) {
 #define FA_FAST_elu_forward , EXP
 #define FA_FAST_elu_backward , EXP
 FA_INLINE float fa_elu_forward_limit(double alpha) { return alpha == 1.0 ? FA_ANY : FA_NEVER; }
-FA_INLINE float fa_elu_backward_limit(double alpha) { return alpha == 1.0 ? FA_EXP_LIMIT_F : FA_NEVER; }
+FA_INLINE float fa_elu_backward_limit(double alpha) { return alpha == 1.0 ? FA_EXP_FACTOR_LIMIT_F : FA_NEVER; }
 FA_INLINE float fa_elu_forward_exponent(float x, double alpha) {
     return (void)alpha, fa_floor_number_f32(x, -30.0f);
 }
-FA_INLINE float fa_elu_fast_value(float x, fa_exp_parts e, double alpha) {
+FA_INLINE float fa_elu_fast_value(float x, fa_exp_parts e, int slight, double alpha) {
     (void)alpha;
-    float low = fa_rounded_f(fa_expm1_f(e));
+    float low = fa_or_slight_f(fa_rounded_f(fa_expm1_f(e)), x, slight);
     return x < 0 ? low : x; /* keeps -0 */
 }
 FA_INLINE float fa_elu_backward_exponent(float x, double alpha) { return (void)alpha, x; }
-FA_INLINE float fa_elu_fast_backward(float dy, float x, fa_exp_parts e, double alpha) {
+FA_INLINE float fa_elu_fast_backward(float dy, float x, fa_exp_parts e, int slight, double alpha) {
     (void)alpha;
-    float low = fa_times_f(dy, fa_exp_f(e));
+    float low = fa_times_f(dy, fa_exp_f(e), slight);
     return x > 0 ? dy : low;
 }
 #endif
@@ -171,12 +182,13 @@ FA_INLINE real FN(fa_selu_backward)(real dy, real x) {
 }
 #if FA_BITS == 32
 #define FA_FAST_selu_backward , EXP
-FA_INLINE float fa_selu_backward_limit(void) { return FA_EXP_LIMIT_F; }
+FA_INLINE float fa_selu_backward_limit(void) { return FA_EXP_FACTOR_LIMIT_F; }
 FA_INLINE float fa_selu_backward_exponent(float x) { return x; }
-FA_INLINE float fa_selu_fast_backward(float dy, float x, fa_exp_parts e) {
-    float high = fa_times_f(dy, fa_split_short_f(FA_SELU_SCALE));
-    float low = fa_times_f(dy, fa_mul_ff(fa_exp_f(e), fa_split_short_f(FA_SELU_SCALE_ALPHA)));
-    return x > 0 ? high : low;
+FA_INLINE float fa_selu_fast_backward(float dy, float x, fa_exp_parts e, int slight) {
+    const fa_ff high = fa_split_short_f(FA_SELU_SCALE);
+    const fa_ff low = fa_mul_ff(fa_exp_f(e), fa_split_short_f(FA_SELU_SCALE_ALPHA));
+    const fa_ff slope = {fa_pick_f(x > 0, high.hi, low.hi), fa_pick_f(x > 0, high.lo, low.lo)};
+    return fa_times_f(dy, slope, slight);
 }
 #endif
 
@@ -205,11 +217,11 @@ FA_INLINE float fa_celu_forward_exponent(float x, double alpha) {
 FA_INLINE float fa_celu_backward_exponent(float x, double alpha) {
     return fa_elu_backward_exponent(x, alpha);
 }
-FA_INLINE float fa_celu_fast_value(float x, fa_exp_parts e, double alpha) {
-    return fa_elu_fast_value(x, e, alpha);
+FA_INLINE float fa_celu_fast_value(float x, fa_exp_parts e, int slight, double alpha) {
+    return fa_elu_fast_value(x, e, slight, alpha);
 }
-FA_INLINE float fa_celu_fast_backward(float dy, float x, fa_exp_parts e, double alpha) {
-    return fa_elu_fast_backward(dy, x, e, alpha);
+FA_INLINE float fa_celu_fast_backward(float dy, float x, fa_exp_parts e, int slight, double alpha) {
+    return fa_elu_fast_backward(dy, x, e, slight, alpha);
 }
 #endif
 
@@ -251,14 +263,14 @@ FA_INLINE real FN(fa_hardsigmoid_backward)(real dy, real x) {
 #if FA_BITS == 32
 #define FA_FAST_hardsigmoid_forward , PAIRS
 #define FA_FAST_hardsigmoid_backward , PAIRS
-FA_INLINE float fa_hardsigmoid_forward_limit(void) { return FA_ANY; }
-FA_INLINE float fa_hardsigmoid_backward_limit(void) { return FA_ANY; }
-FA_INLINE float fa_hardsigmoid_fast_value(float x) {
-    fa_ff sum = fa_fast_two_sum_f(3, fa_clamp_f32(x, 3)), sixth = fa_split_f(FA_SIXTH);
+FA_INLINE float fa_hardsigmoid_fast_value(float x, int slight) {
+    fa_ff sum = fa_fast_two_sum_f(3, fa_clamp_f32(fa_argument_f(x, slight), 3)), sixth = fa_split_f(FA_SIXTH);
     return FA_FMAF(sum.hi, sixth.hi, FA_FMAF(sum.lo, sixth.hi, sum.hi * sixth.lo)); /* no product is subnormal */
 }
-FA_INLINE float fa_hardsigmoid_fast_backward(float dy, float x) {
-    return fa_branch_f32(x, (x > -3) & (x < 3), fa_times_f(dy, fa_split_short_f(FA_SIXTH)));
+FA_INLINE float fa_hardsigmoid_fast_backward(float dy, float x, int slight) {
+    float g = fa_times_f(fa_argument_f(dy, slight == FA_SLIGHT), fa_split_short_f(FA_SIXTH), 0);
+    g = fa_branch_f32(x, (x > -3) & (x < 3), g);
+    return fa_pick_f(slight == FA_SLIGHT && fa_is_slight_f(dy), fa_hardsigmoid_backward_f32(dy, x), g);
 }
 #endif
 
@@ -313,8 +325,8 @@ FA_INLINE float fa_tanh_forward_exponent(float x) {
     uint32_t size = fa_bits_f(x) & 0x7fffffff, most = 0x41200000; /* 10 */
     return 2.0f * fa_from_bits_f(size < most ? size : most);
 }
-FA_INLINE float fa_tanh_fast_value(float x, fa_exp_parts e) {
-    float y = fa_rounded_f(fa_tanh_half_f(e));
+FA_INLINE float fa_tanh_fast_value(float x, fa_exp_parts e, int slight) {
+    float y = fa_or_slight_f(fa_rounded_f(fa_tanh_half_f(e)), x, slight);
     return fa_nan_of_f32(x, fa_sign_like_f(y, x));
 }
 FA_BY_FLOAT_PIECES(tanh_backward, sech2, ALONE, fa_minus_abs_f(x), slope)
@@ -364,7 +376,7 @@ FA_INLINE real FN(fa_softshrink_backward)(real dy, real x, double lambd) {
     return FN(fa_shrink_backward)(dy, x, lambd, lambd);
 }
 #if FA_BITS == 32
-#define FA_FAST_softshrink_forward , PAIRS
+#define FA_FAST_softshrink_forward , SUMS
 FA_INLINE float fa_softshrink_forward_limit(double lambd) {
     fa_ff p = fa_split_f(lambd); /* two float32 must hold it: near it the difference has few digits left */
     int held = (double)p.hi + (double)p.lo == lambd;
@@ -504,13 +516,15 @@ FA_INLINE fa_squareplus_parts fa_squareplus_parts_f(float x, double b) {
     v.sum = fa_fast_two_sum_f(sum.hi, sum.lo + v.root.lo);
     return v;
 }
-FA_INLINE float fa_squareplus_fast_value(float x, double b) { return 0.5f * fa_squareplus_parts_f(x, b).sum.hi; }
-FA_INLINE float fa_squareplus_fast_backward(float dy, float x, double b) {
+FA_INLINE float fa_squareplus_fast_value(float x, int slight, double b) {
+    return (void)slight, 0.5f * fa_squareplus_parts_f(x, b).sum.hi;
+}
+FA_INLINE float fa_squareplus_fast_backward(float dy, float x, int slight, double b) {
     fa_squareplus_parts v = fa_squareplus_parts_f(x, b);
     float half = v.sum.hi * v.inverse * (0.5f - 0x1p-21f); /* short: what is left has its sign */
     float rest = FA_FMAF(-2 * half, v.root.lo, FA_FMAF(-2 * half, v.root.hi, v.sum.hi) + v.sum.lo);
     fa_ff slope = {half, 0.5f * rest * v.inverse};
-    return fa_times_f(dy, slope);
+    return fa_times_f(dy, slope, slight);
 }
 #endif
 
@@ -532,6 +546,12 @@ FA_INLINE real FN(fa_sparse_sigmoid_value)(real x) {
 FA_INLINE real FN(fa_sparse_sigmoid_backward)(real dy, real x) {
     return FN(fa_branch)(x, (x > -1) & (x < 1), (real)(0.5 * (double)dy));
 }
+#if FA_BITS == 32
+#define FA_FAST_sparse_sigmoid_backward , ALIKE /* gcc makes a float32 product of the above */
+FA_INLINE float fa_sparse_sigmoid_fast_backward(float dy, float x) {
+    return fa_branch_f32(x, (x > -1) & (x < 1), (float)fa_mul(0.5, (double)dy));
+}
+#endif
 
 /* exponential: e^x; derivative e^x, which may overflow where dy e^x does not */
 FA_INLINE real FN(fa_exponential_backward)(real dy, real x) {
@@ -545,14 +565,14 @@ FA_INLINE real FN(fa_exponential_value)(real x) { return FN(fa_exponential_backw
 #define FA_FAST_exponential_forward , EXP
 #define FA_FAST_exponential_backward , EXP
 FA_INLINE float fa_exponential_forward_limit(void) { return FA_EXP_LIMIT_F; }
-FA_INLINE float fa_exponential_backward_limit(void) { return FA_EXP_LIMIT_F; }
+FA_INLINE float fa_exponential_backward_limit(void) { return FA_EXP_FACTOR_LIMIT_F; }
 FA_INLINE float fa_exponential_forward_exponent(float x) { return x; }
 FA_INLINE float fa_exponential_backward_exponent(float x) { return x; }
-FA_INLINE float fa_exponential_fast_value(float x, fa_exp_parts e) {
-    return (void)x, fa_rounded_f(fa_exp_fraction_f(e)) * fa_pow2_f(e.rounded);
+FA_INLINE float fa_exponential_fast_value(float x, fa_exp_parts e, int slight) {
+    return (void)x, (void)slight, fa_rounded_f(fa_exp_fraction_f(e)) * fa_pow2_f(e.rounded);
 }
-FA_INLINE float fa_exponential_fast_backward(float dy, float x, fa_exp_parts e) {
-    return (void)x, fa_times_f(dy, fa_exp_f(e));
+FA_INLINE float fa_exponential_fast_backward(float dy, float x, fa_exp_parts e, int slight) {
+    return (void)x, fa_times_f(dy, fa_exp_f(e), slight);
 }
 #endif
 
@@ -687,10 +707,10 @@ FA_BY_DOUBLE_PIECES(swish_backward, logistic_slope, ALONE, x)
 
 /* hardswish: x (x + 3) / 6 between -3 and 3, 0 to the left, x to the right; derivative (2 x + 3) / 6 */
 FA_INLINE real FN(fa_hardswish_value)(real x) {
-    num c = n_set(FN(fa_clamp)(x, 3));
+    num c = n_set(FN(fa_clamp_number)(x, 3));
     real y = n_finish(c, n_mul(n_add(n_off_zero(c), n_set(3.0)), FA_SIXTH), 1.0);
     y = FN(fa_choose)(x <= -3, 0, y);
-    return FN(fa_choose)(x >= 3, x, y);
+    return FN(fa_choose)(x < 3, y, x);
 }
 FA_INLINE real FN(fa_hardswish_backward)(real dy, real x) {
     num slope = n_mul(n_add(n_set(2 * FN(fa_clamp)(x, 3)), n_set(3.0)), FA_SIXTH);
@@ -700,18 +720,19 @@ FA_INLINE real FN(fa_hardswish_backward)(real dy, real x) {
 #if FA_BITS == 32
 #define FA_FAST_hardswish_forward , PAIRS
 #define FA_FAST_hardswish_backward , PAIRS
-FA_INLINE float fa_hardswish_forward_limit(void) { return FA_ANY; }
-FA_INLINE float fa_hardswish_backward_limit(void) { return FA_ANY; }
 /* 1 / 6 as a pair whose products with 3 and 6 are 1/2 and 1 and a little more: x times that keeps the sign of a zero,
  * is x / 2 for a subnormal x, x for a large one, and infinite for an infinite one. */
-FA_INLINE float fa_hardswish_fast_value(float x) {
+FA_INLINE float fa_hardswish_fast_value(float x, int slight) {
     const fa_ff sixth = {0x1.555556p-3f, -0x1.555554p-28f};
-    float y = fa_times_f(x, fa_mul_ff(fa_fast_two_sum_f(3, fa_at_most_f(x, 3)), sixth));
+    const float c = fa_at_most_f(fa_argument_f(x, slight), 3);
+    float y = fa_gate_f(x, fa_mul_ff(fa_fast_two_sum_f(3, c), sixth), slight);
     return fa_choose_f32(x <= -3, 0, y);
 }
-FA_INLINE float fa_hardswish_fast_backward(float dy, float x) { /* 3 + 2 x has no rounding error but lo */
-    float g = fa_times_any_f(dy, fa_mul_ff(fa_fast_two_sum_f(3, 2 * x), fa_split_f(FA_SIXTH)));
-    return fa_branch_f32(x, x > -3, fa_choose_f32(x >= 3, dy, g));
+FA_INLINE float fa_hardswish_fast_backward(float dy, float x, int slight) {
+    const fa_ff sum = fa_fast_two_sum_f(3, 2 * fa_argument_f(x, slight)); /* no rounding error but lo */
+    float g = fa_times_any_f(fa_argument_f(dy, slight == FA_SLIGHT), fa_mul_ff(sum, fa_split_f(FA_SIXTH)));
+    g = fa_branch_f32(x, x > -3, fa_choose_f32(x >= 3, dy, g));
+    return fa_pick_f(slight == FA_SLIGHT && fa_is_slight_f(dy), fa_hardswish_backward_f32(dy, x), g);
 }
 #endif
 

@@ -104,14 +104,98 @@ FA_INLINE fa_ff fa_mul_ff(fa_ff a, fa_ff b) {
     return v;
 }
 
-/* x p, rounded once; where it may be subnormal, x p.lo had better be nothing beside it */
-FA_INLINE float fa_times_f(float x, fa_ff p) { return FA_FMAF(x, p.hi, fa_mul_f(x, p.lo)); }
+/* ---- slight numbers -------------------------------------------------------------------------- */
+
+/* Slight is |x| < 2^-60, 0 apart.  A product of one with the lower part of a pair may be subnormal: it is rounded, and
+ * the sum is then up to 1 ULP off.  And on Intel's processors what multiplies subnormal numbers waits, some 50 ns.  So
+ * kernels tell their bodies of a stretch with such numbers that they may be `slight`, a constant.  What is slight is 0 as
+ * an argument of functions that are not 0 at 0, and is multiplied in float64.
+ *
+ * For the sake of bits kernels look at each dy.  For the sake of time they look at a stretch before they touch it if they
+ * are wary: at first, and after the processor has noted a subnormal operand or result (fa_has_waited). */
+#define FA_SLIGHT_F 0x1p-60f
+enum { FA_USUAL = 0, FA_SLIGHT = 1, FA_X_ALONE = 2 }; /* nothing is slight; anything may be; x alone may */
+
+/* |x| in their order, 0 above all: the least of all and of x */
+FA_INLINE uint32_t fa_smaller_f(uint32_t least, float x) {
+    uint32_t size = (fa_bits_f(x) << 1) - 1;
+    return least < size ? least : size;
+}
+
+FA_INLINE uint32_t fa_least_usual_f(void) { return fa_smaller_f(UINT32_MAX, FA_SLIGHT_F); }
+
+FA_INLINE int fa_is_slight_f(float x) { return fa_smaller_f(UINT32_MAX, x) < fa_least_usual_f(); }
+
+FA_INLINE int fa_any_slight_f(const float *x, const float *dy, ptrdiff_t n) {
+    uint32_t least = UINT32_MAX;
+    for (ptrdiff_t i = 0; i < n; i++) least = fa_smaller_f(fa_smaller_f(least, dy[i]), x[i]);
+    return least < fa_least_usual_f();
+}
+FA_INLINE int fa_all_slight_f(const float *x, ptrdiff_t n) { /* or 0, not all of them */
+    int32_t most = 0;
+    for (ptrdiff_t i = 0; i < n; i++) most = fa_larger_f(most, x[i]);
+    return most > 0 && most < fa_order_f(FA_SLIGHT_F);
+}
+
+/* What MXCSR has noted since the last question; who calls kernels puts it back. */
+#ifdef __x86_64__
+enum { FA_WARY = 1, FA_SURE = 8 };
+FA_INLINE int fa_has_waited(void) {
+    const unsigned noted = 0x12; /* a subnormal operand, or an inexact subnormal result */
+    unsigned csr;
+    __asm__ volatile("stmxcsr %0" : "=m"(csr) : : "memory");
+    if (!(csr & noted)) return 0;
+    csr &= ~noted;
+    __asm__ volatile("ldmxcsr %0" : : "m"(csr) : "memory");
+    return 1;
+}
+#else
+enum { FA_WARY = 0, FA_SURE = 8 }; /* nothing waits */
+FA_INLINE int fa_has_waited(void) { return 0; }
+#endif
+
+/* Whether a stretch has better be taken as one with slight numbers.  After one that has some the next few are not looked
+ * at: in a kernel that is wary of them bits do not depend on that. */
+FA_INLINE int fa_expects_slight_f(int *wary, const float *x, const float *dy, ptrdiff_t n) {
+    if (*wary > 1) return (*wary)--;
+    *wary = *wary && fa_any_slight_f(x, dy, n) ? FA_SURE : 0;
+    return *wary;
+}
+
+FA_INLINE float fa_pick_f(int cond, float a, float b) { /* as fa_pick */
+    uint32_t mask = -(uint32_t)cond;
+    return fa_from_bits_f((fa_bits_f(a) & mask) | (fa_bits_f(b) & ~mask));
+}
+
+/* x for an argument: a 0 of its sign where it is slight */
+FA_INLINE float fa_argument_f(float x, int slight) {
+    const uint32_t gone = -(uint32_t)fa_is_slight_f(x) & 0x7fffffff;
+    return slight ? fa_from_bits_f(fa_bits_f(x) & ~gone) : x;
+}
+
+/* f(x), which is x where that is slight */
+FA_INLINE float fa_or_slight_f(float y, float x, int slight) {
+    return fa_pick_f(slight && fa_is_slight_f(x), x, y);
+}
+
+/* x p, rounded once; of a slight x if it may be `slight` */
+FA_INLINE float fa_times_f(float x, fa_ff p, int slight) {
+    const float usual = fa_argument_f(x, slight), y = FA_FMAF(usual, p.hi, fa_mul_f(usual, p.lo));
+    const float wide = (float)fa_mul((double)x, (double)p.hi + (double)p.lo);
+    return fa_pick_f(slight == FA_SLIGHT && fa_is_slight_f(x), wide, y);
+}
 
 /* The same of any x, whatever the signs in p: where the sum of the two products is 0 or NaN, the sign and
  * the infinity of the first. */
 FA_INLINE float fa_times_any_f(float x, fa_ff p) {
-    float first = fa_mul_f(x, p.hi), y = fa_times_f(x, p);
+    float first = fa_mul_f(x, p.hi), y = fa_times_f(x, p, 0);
     return __builtin_islessgreater(y, 0.0f) ? y : first;
+}
+
+/* The same of an x whose p is its function: of a slight x p.lo is nothing beside p.hi, and its product is dropped. */
+FA_INLINE float fa_gate_f(float x, fa_ff p, int slight) {
+    const float wide = (float)fa_mul((double)x, (double)p.hi); /* gcc makes a float32 product of a plain one */
+    return fa_pick_f(slight == FA_SLIGHT && fa_is_slight_f(x), wide, fa_times_f(fa_argument_f(x, slight), p, 0));
 }
 
 /* ---- products within bounds ------------------------------------------------------------------ */
@@ -121,11 +205,9 @@ typedef struct {
     uint32_t doubt; /* 0 if value is what float64 arithmetic gives, too */
 } fa_bounded_ff;
 
-enum { FA_STRETCH_OF_BOUNDS = 256, FA_PLAIN = 8 }; /* an element in doubt brings back one stretch, a tiny one several */
-
-/* The least |x|, 0 apart, that fa_product_f takes. */
+/* Of any x but a slight one, or of none: fa_product_f */
 FA_INLINE float fa_product_limit_f(double p) {
-    return (fa_abs(p) >= 0x1p-30) & (fa_abs(p) <= 0x1p30) ? 0x1p-60f : FA_NEVER;
+    return (fa_abs(p) >= 0x1p-30) & (fa_abs(p) <= 0x1p30) ? FA_ANY : FA_NEVER;
 }
 
 /* x p as float32(x * p) in float64: x p.hi + x p.lo with the lower product a little too small, and too large.
@@ -143,16 +225,12 @@ FA_INLINE fa_bounded_ff fa_product_f(float x, double p) {
     return v;
 }
 
-/* |x| in their order, 0 above all: the least of all and of x */
-FA_INLINE uint32_t fa_smaller_f(uint32_t least, float x) {
-    uint32_t size = (fa_bits_f(x) << 1) - 1;
-    return least < size ? least : size;
-}
-
 /* ---- exponential ----------------------------------------------------------------------------- */
 
 /* |y| up to which quotients of e^y and 1, and the rests beside them, are far from subnormal. */
 #define FA_EXP_LIMIT_F 70.0f
+/* The same, for e^y times any number but a slight one. */
+#define FA_EXP_FACTOR_LIMIT_F 40.0f
 
 /* y within that limit; a NaN becomes a limit, in the order of bit patterns (see working.h) */
 FA_INLINE float fa_bounded_f(float y) {
@@ -203,7 +281,7 @@ FA_INLINE fa_exp_parts fa_exp_parts_f(float y) {
 }
 
 /* A stretch's parts, between the loops of kernels.inc. */
-enum { FA_STRETCH = 128 };
+enum { FA_STRETCH = 128, FA_LONG_STRETCH = 512 };
 
 typedef struct {
     _Alignas(64) float left[FA_STRETCH], low[FA_STRETCH], rounded[FA_STRETCH];

@@ -185,28 +185,48 @@ FA_INLINE fa_vec_ff fa_pair_v(fa_piece f, float near) {
     return v;
 }
 
-/* What is made of f and m, which is x or dy: f, -f, */
-FA_INLINE fa_vec_f32 fa_value_v(fa_vec_f32 m, fa_piece f) {
-    return (void)m, f.c0 + FA_VEC_FMA_F32(f.c1, f.t, f.rest);
+/* What is made of f and m, which is x or dy and may be `slight` (pairs.h): f, -f, */
+FA_INLINE fa_vec_f32 fa_value_v(fa_vec_f32 m, fa_piece f, int slight) {
+    return (void)m, (void)slight, f.c0 + FA_VEC_FMA_F32(f.c1, f.t, f.rest);
 }
-FA_INLINE fa_vec_f32 fa_minus_value_v(fa_vec_f32 m, fa_piece f) { return -fa_value_v(m, f); }
+FA_INLINE fa_vec_f32 fa_minus_value_v(fa_vec_f32 m, fa_piece f, int slight) {
+    return -fa_value_v(m, f, slight);
+}
 
 /* As fa_mul */
 FA_INLINE fa_vec_f32 fa_mul_v(fa_vec_f32 a, fa_vec_f32 b) {
     return FA_VEC_FMA_F32(a, b, -(fa_vec_f32){0});
 }
 
+/* m p, where m is slight m (hi + lo) of float64 */
+FA_INLINE fa_vec_f32 fa_times_v(fa_vec_f32 m, fa_vec_ff p, int slight, int with_lo) {
+    if (!slight) return FA_VEC_FMA_F32(m, p.hi, fa_mul_v(m, p.lo));
+    float x[2 * FA_VEC], hi[2 * FA_VEC], lo[2 * FA_VEC];
+    memcpy(x, &m, sizeof x);
+    memcpy(hi, &p.hi, sizeof hi);
+    memcpy(lo, &p.lo, sizeof lo);
+    fa_vec wide[2];
+    FA_UNROLL
+    for (int h = 0; h < 2; h++) {
+        const fa_vec upper = FA_VEC_WIDEN(hi + h * FA_VEC), lower = FA_VEC_WIDEN(lo + h * FA_VEC);
+        wide[h] = FA_VEC_WIDEN(x + h * FA_VEC) * (with_lo ? upper + lower : upper);
+    }
+    const fa_vec_bits_f32 size = ((fa_vec_bits_f32)m << 1) - 1;
+    const fa_vec_bits_f32 is_slight = (fa_vec_bits_f32)(size < fa_least_usual_f());
+    const fa_vec_f32 usual = (fa_vec_f32)((fa_vec_bits_f32)m & ~(is_slight & 0x7fffffffu));
+    const fa_vec_f32 y = fa_times_v(usual, p, 0, with_lo), w = FA_VEC_NARROW(wide[0], wide[1]);
+    return (fa_vec_f32)(((fa_vec_bits_f32)w & is_slight) | ((fa_vec_bits_f32)y & ~is_slight));
+}
+
 /* x f, for f > 0; -0 keeps its sign, and subnormal results are rounded once, as lo is nothing beside f(0) */
-FA_INLINE fa_vec_f32 fa_gate_v(fa_vec_f32 x, fa_piece f) {
-    fa_vec_ff p = fa_pair_v(f, 1.0f);
+FA_INLINE fa_vec_f32 fa_gate_v(fa_vec_f32 x, fa_piece f, int slight) {
     fa_vec_bits_f32 sign = (fa_vec_bits_f32)x & 0x80000000u;
-    return (fa_vec_f32)((fa_vec_bits_f32)FA_VEC_FMA_F32(x, p.hi, fa_mul_v(x, p.lo)) | sign);
+    return (fa_vec_f32)((fa_vec_bits_f32)fa_times_v(x, fa_pair_v(f, 1.0f), slight, 0) | sign);
 }
 
 /* dy f, for any dy */
-FA_INLINE fa_vec_f32 fa_slope_v(fa_vec_f32 dy, fa_piece f) {
-    fa_vec_ff p = fa_pair_v(f, 0x1.ffffep-1f);
-    return FA_VEC_FMA_F32(dy, p.hi, fa_mul_v(dy, p.lo));
+FA_INLINE fa_vec_f32 fa_slope_v(fa_vec_f32 dy, fa_piece f, int slight) {
+    return fa_times_v(dy, fa_pair_v(f, 0x1.ffffep-1f), slight, 1);
 }
 
 /* ---- double tables -------------------------------------------------------------------------------- */
@@ -241,6 +261,13 @@ FA_INLINE unsigned fa_far_of_strip(const uint32_t *distance, uint32_t last) {
 #endif
 }
 
+/* Whether any of FA_LANES numbers is slight */
+FA_INLINE int fa_any_slight_of_strip(const float *x) {
+    uint32_t from_most[FA_LANES];
+    for (int i = 0; i < FA_LANES; i++) from_most[i] = ~fa_smaller_f(UINT32_MAX, x[i]);
+    return fa_far_of_strip(from_most, ~fa_least_usual_f()) != 0;
+}
+
 /* How many are, and where; more than FA_FEW are not counted to the end. */
 FA_INLINE int fa_find_far(const uint32_t *distance, ptrdiff_t n, uint32_t last, uint16_t *at) {
     int count = 0;
@@ -259,7 +286,8 @@ FA_INLINE void fa_take_far(const float *x, const uint16_t *at, int far, float *t
 /* ---- fast bodies ---------------------------------------------------------------------------------- */
 
 /* A kernel's second body for kernels.inc: what is looked up is a function of `argument`, an expression in x.
- * Those of a stretch are sought in the table alone first, unless it was too short for the stretch before: `*wide`. */
+ * Those of a stretch are sought in the table alone first, unless it was too short for the stretch before: `*wide`.
+ * `*least` becomes the least of dy, NULL if nobody asks. */
 #define FA_FIND(place)                                                                                 \
     FA_VECTORIZE                                                                                       \
     for (ptrdiff_t i = 0; i < n; i++) {                                                                \
@@ -267,7 +295,9 @@ FA_INLINE void fa_take_far(const float *x, const uint16_t *at, int far, float *t
         const fa_place p = place;                                                                      \
         v->at[i] = p.at, v->t[i] = p.t;                                                                \
         furthest = furthest > p.distance ? furthest : p.distance;                                      \
-    }
+        if (dy) smallest = fa_smaller_f(smallest, dy[i]);                                              \
+    }                                                                                                  \
+    *least = smallest;
 #define FA_BY_PIECES(kernel, shapes, argument)                                                         \
     FA_INLINE uint32_t fa_##kernel##_distance(float x)                                                 \
     {                                                                                                  \
@@ -280,10 +310,11 @@ FA_INLINE void fa_take_far(const float *x, const uint16_t *at, int far, float *t
         const fa_shapes s = shapes;                                                                    \
         return s.left.count ? FA_LEFT : fa_last_distance(s.here);                                      \
     }                                                                                                  \
-    FA_INLINE int fa_##kernel##_find(const float *from, ptrdiff_t n, fa_places *v, int *wide)          \
+    FA_INLINE int fa_##kernel##_find(const float *from, const float *dy, ptrdiff_t n, fa_places *v,    \
+                                     int *wide, uint32_t *least)                                       \
     {                                                                                                  \
         const fa_shapes s = shapes;                                                                    \
-        uint32_t furthest = 0;                                                                         \
+        uint32_t furthest = 0, smallest = UINT32_MAX;                                                  \
         if (!*wide) {                                                                                  \
             FA_FIND(fa_place_of((argument), s.here))                                                   \
             if (furthest <= fa_last_distance(s.here)) return 1;                                        \
@@ -294,21 +325,40 @@ FA_INLINE void fa_take_far(const float *x, const uint16_t *at, int far, float *t
         *wide = furthest != FA_HERE;                                                                   \
         return furthest != FA_BEYOND;                                                                  \
     }
+/* The loop inlined, for numbers that are not slight, and the other ones; a float table minds which. */
+#define FA_BY_EITHER(kernel, minds)                                                                    \
+    FA_INLINE int fa_##kernel##_minds(void) { return (minds); }                                         \
+    FA_INLINE void fa_##kernel##_pieces(const float *from, float *to, ptrdiff_t n, const fa_places *v) \
+    {                                                                                                  \
+        fa_##kernel##_loop(from, to, n, v, 0);                                                         \
+    }                                                                                                  \
+    static __attribute__((noinline, unused)) void fa_##kernel##_apart(                                 \
+        const float *from, float *to, ptrdiff_t n, const fa_places *v, int slight)                     \
+    {                                                                                                  \
+        if ((minds) && slight)                                                                         \
+            fa_##kernel##_loop(from, to, n, v, 1);                                                     \
+        else                                                                                           \
+            fa_##kernel##_loop(from, to, n, v, 0);                                                     \
+    }
 #define FA_BY_FLOAT_PIECES(kernel, table, around, argument, finish)                                    \
     FA_BY_PIECES(kernel, FA_##around(table, 4), argument)                                              \
-    FA_INLINE void fa_##kernel##_pieces(const float *from, float *to, ptrdiff_t n, const fa_places *v) \
+    FA_INLINE void fa_##kernel##_loop(const float *from, float *to, ptrdiff_t n, const fa_places *v,   \
+                                      int slight)                                                      \
     {                                                                                                  \
         for (ptrdiff_t i = 0; i < n; i += 2 * FA_VEC) {                                                \
             fa_vec_f32 m;                                                                              \
             memcpy(&m, from + i, sizeof m);                                                            \
-            m = fa_##finish##_v(m, fa_piece_at(fa_##table##_pieces, v, i));                            \
+            m = fa_##finish##_v(m, fa_piece_at(fa_##table##_pieces, v, i), slight);                    \
             memcpy(to + i, &m, sizeof m);                                                              \
         }                                                                                              \
-    }
+    }                                                                                                  \
+    FA_BY_EITHER(kernel, 1)
 #define FA_BY_DOUBLE_PIECES(kernel, table, around, argument)                                           \
     FA_BY_PIECES(kernel, FA_##around(table, 5), argument)                                              \
-    FA_INLINE void fa_##kernel##_pieces(const float *from, float *to, ptrdiff_t n, const fa_places *v) \
+    FA_INLINE void fa_##kernel##_loop(const float *from, float *to, ptrdiff_t n, const fa_places *v,   \
+                                      int slight)                                                      \
     {                                                                                                  \
+        (void)slight;                                                                                  \
         for (ptrdiff_t i = 0; i < n; i += 2 * FA_VEC) {                                                \
             fa_vec g[2];                                                                               \
             FA_UNROLL                                                                                  \
@@ -318,6 +368,7 @@ FA_INLINE void fa_take_far(const float *x, const uint16_t *at, int far, float *t
             const fa_vec_f32 y = FA_VEC_NARROW(g[0], g[1]);                                            \
             memcpy(to + i, &y, sizeof y);                                                              \
         }                                                                                              \
-    }
+    }                                                                                                  \
+    FA_BY_EITHER(kernel, 0)
 
 #endif
