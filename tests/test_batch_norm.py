@@ -220,6 +220,29 @@ def test_fused_equals_unfused_bit_for_bit(name, dtype, training, shape, axis):
         assert_same_bits(gradient, unfused.reshape(-1))
 
 
+@each
+@pytest.mark.parametrize("residual", [False, True])
+def test_fused_equals_unfused_for_tiny_gradients(name, residual):
+    rng = np.random.default_rng(3)
+    x, extra = data((900, 17), np.float32, 5), options(name, 17, np.float32)
+    dy = np.ldexp(rng.choice([-1, 0, 1, 1], x.shape), rng.integers(-149, -50, x.shape))
+    dy[rng.random(x.shape) < 0.9] = 0.75
+    dy = dy.astype(np.float32)
+    params = tuple(columns(p, 2, 1) for p in extra.get("activation_params", {}).values())
+    beside = {"residual": data(x.shape, np.float32, 8)} if residual else {}
+    z = fa.batch_norm_forward(x, **beside)[0]
+    _, ctx = fa.batch_norm_forward(x, **extra, **beside)
+    g = fa.activations[name].backward(dy, z, *params)
+    g = g[0] if isinstance(g, tuple) else g
+    got, want = (
+        fa.batch_norm_backward(dy, ctx),
+        fa.batch_norm_backward(g, fa.batch_norm_forward(x)[1]),
+    )
+    assert_same_bits(got.x, want.x)
+    if residual:
+        assert_same_bits(got.residual, g)
+
+
 # ---- the same bits ---------------------------------------------------------------------------
 
 
