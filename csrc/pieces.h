@@ -198,9 +198,12 @@ FA_INLINE fa_vec_f32 fa_mul_v(fa_vec_f32 a, fa_vec_f32 b) {
     return FA_VEC_FMA_F32(a, b, -(fa_vec_f32){0});
 }
 
-/* m p, where m is slight m (hi + lo) of float64 */
+/* m p; if m may be `slight`, there m (hi + lo) of float64 */
+FA_INLINE fa_vec_f32 fa_times_usual_v(fa_vec_f32 m, fa_vec_ff p) {
+    return FA_VEC_FMA_F32(m, p.hi, fa_mul_v(m, p.lo));
+}
 FA_INLINE fa_vec_f32 fa_times_v(fa_vec_f32 m, fa_vec_ff p, int slight, int with_lo) {
-    if (!slight) return FA_VEC_FMA_F32(m, p.hi, fa_mul_v(m, p.lo));
+    if (!slight) return fa_times_usual_v(m, p);
     float x[2 * FA_VEC], hi[2 * FA_VEC], lo[2 * FA_VEC];
     memcpy(x, &m, sizeof x);
     memcpy(hi, &p.hi, sizeof hi);
@@ -214,7 +217,7 @@ FA_INLINE fa_vec_f32 fa_times_v(fa_vec_f32 m, fa_vec_ff p, int slight, int with_
     const fa_vec_bits_f32 size = ((fa_vec_bits_f32)m << 1) - 1;
     const fa_vec_bits_f32 is_slight = (fa_vec_bits_f32)(size < fa_least_usual_f());
     const fa_vec_f32 usual = (fa_vec_f32)((fa_vec_bits_f32)m & ~(is_slight & 0x7fffffffu));
-    const fa_vec_f32 y = fa_times_v(usual, p, 0, with_lo), w = FA_VEC_NARROW(wide[0], wide[1]);
+    const fa_vec_f32 y = fa_times_usual_v(usual, p), w = FA_VEC_NARROW(wide[0], wide[1]);
     return (fa_vec_f32)(((fa_vec_bits_f32)w & is_slight) | ((fa_vec_bits_f32)y & ~is_slight));
 }
 
