@@ -151,7 +151,7 @@ def compiling(flavour: Flavour, source: Path, own: list[str]) -> tuple[list[str]
     """The command but for its output, and where it runs."""
     if source.name.startswith("isa_") and not flavour.flags:
         return as_shipped(flavour.compiler, own, source), ROOT
-    flags = [*SETUP["NUMERICS"], *SETUP["WARNINGS"], "-g", f"-I{CSRC}", *flavour.flags, *own]
+    flags = [*SETUP["NUMERICS"], *SETUP["WARNINGS"], "-g1", f"-I{CSRC}", *flavour.flags, *own]
     text = str(planted_text(flavour, source))
     return [flavour.compiler, *flags, "-x", "c", "-c", text], flavour.folder
 
@@ -350,10 +350,11 @@ HERE = runnable()
 # Without its attribute each function is compiled once, not in each place that it is used: half the
 # time, and the same operations.
 PLAINLY = "-Dalways_inline=unused"
-SANITIZE = ("-O1", PLAINLY, "-fno-omit-frame-pointer", "-fno-sanitize-recover=all")
-ASAN = Flavour("asan", (*SANITIZE, "-fsanitize=address,undefined"), isas=HERE)
+SANITIZE = (PLAINLY, "-fno-omit-frame-pointer", "-fno-sanitize-recover=all")
+# With optimisation kernels take four times as long to compile, more than the cases save.
+ASAN = Flavour("asan", ("-O0", *SANITIZE, "-fsanitize=address,undefined"), isas=HERE)
 TSAN = Flavour(
-    "tsan", (*SANITIZE, "-fsanitize=thread", "-DFA_USE_DISPATCH", f"-I{NATIVE}"),
+    "tsan", ("-O0", *SANITIZE, "-fsanitize=thread", "-DFA_USE_DISPATCH", f"-I{NATIVE}"),
     main="threads", openmp=False, isas=("avx2", "neon", "baseline"),
 )  # fmt: skip
 PLAIN = Flavour("plain")
@@ -369,7 +370,8 @@ ARM = Flavour(
 FUZZ = Flavour(
     "fuzz",
     # that NULL + 0 is undefined is an opinion of clang's; gcc's build looks for such overflow
-    (*SANITIZE, "-fsanitize=fuzzer-no-link,address,undefined", "-fno-sanitize=pointer-overflow",
+    ("-O1", *SANITIZE, "-fsanitize=fuzzer-no-link,address,undefined",
+     "-fno-sanitize=pointer-overflow",
      "-DFA_USE_DISPATCH", f"-I{NATIVE}", "-Wno-everything"),
     main="fuzz", compiler="clang", openmp=False, link=("-fsanitize=fuzzer",),
     # reporting each comparison of the loops that look at results would take half of the time
