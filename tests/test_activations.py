@@ -99,7 +99,8 @@ def test_float32_forward_is_within_max_ulp(name, params):
 @pytest.mark.parametrize(("name", "params"), every_setting())
 @quiet
 def test_float32_backward_is_within_half_an_ulp(name, params):
-    x = np.concatenate([patterns(), around_zeros(name, params)])
+    tail = np.linspace(-72, -36, 4001).astype(np.float32)  # some times dy just above subnormal
+    x = np.concatenate([patterns(), around_zeros(name, params), tail])
     dy = gradients_like(x)
     got, want = call(name, True, dy, x, params), expected(name, True, dy, x, params)
     assert got.dtype == np.float32
