@@ -142,7 +142,7 @@ FA_INLINE real FN(fa_elu_backward)(real dy, real x, double alpha) {
 }
 #if FA_BITS == 32
 #define FA_FAST_elu_forward , EXP
-#define FA_FAST_elu_backward , EXP
+#define FA_FAST_elu_backward , POWER
 FA_INLINE float fa_elu_forward_limit(double alpha) { return alpha == 1.0 ? FA_ANY : FA_NEVER; }
 FA_INLINE float fa_elu_backward_limit(double alpha) { return alpha == 1.0 ? FA_EXP_FACTOR_LIMIT_F : FA_NEVER; }
 FA_INLINE float fa_elu_forward_exponent(float x, double alpha) {
@@ -154,9 +154,9 @@ FA_INLINE float fa_elu_fast_value(float x, fa_exp_parts e, int slight, double al
     return x < 0 ? low : x; /* keeps -0 */
 }
 FA_INLINE float fa_elu_backward_exponent(float x, double alpha) { return (void)alpha, x; }
-FA_INLINE float fa_elu_fast_backward(float dy, float x, fa_exp_parts e, int slight, double alpha) {
+FA_INLINE float fa_elu_fast_backward(float dy, float x, fa_power_parts e, int slight, double alpha) {
     (void)alpha;
-    float low = fa_times_f(dy, fa_exp_f(e), slight);
+    float low = fa_times_f(dy, fa_power_short_f(e), slight);
     return x > 0 ? dy : low;
 }
 #endif
@@ -181,12 +181,12 @@ FA_INLINE real FN(fa_selu_backward)(real dy, real x) {
     return x > 0 ? high : low;
 }
 #if FA_BITS == 32
-#define FA_FAST_selu_backward , EXP
+#define FA_FAST_selu_backward , POWER
 FA_INLINE float fa_selu_backward_limit(void) { return FA_EXP_FACTOR_LIMIT_F; }
 FA_INLINE float fa_selu_backward_exponent(float x) { return x; }
-FA_INLINE float fa_selu_fast_backward(float dy, float x, fa_exp_parts e, int slight) {
+FA_INLINE float fa_selu_fast_backward(float dy, float x, fa_power_parts e, int slight) {
     const fa_ff high = fa_split_short_f(FA_SELU_SCALE);
-    const fa_ff low = fa_mul_ff(fa_exp_f(e), fa_split_short_f(FA_SELU_SCALE_ALPHA));
+    const fa_ff low = fa_mul_ff(fa_power_short_f(e), fa_split_short_f(FA_SELU_SCALE_ALPHA));
     const fa_ff slope = {fa_pick_f(x > 0, high.hi, low.hi), fa_pick_f(x > 0, high.lo, low.lo)};
     return fa_times_f(dy, slope, slight);
 }
@@ -208,7 +208,7 @@ FA_INLINE real FN(fa_celu_backward)(real dy, real x, double alpha) {
 }
 #if FA_BITS == 32
 #define FA_FAST_celu_forward , EXP
-#define FA_FAST_celu_backward , EXP
+#define FA_FAST_celu_backward , POWER
 FA_INLINE float fa_celu_forward_limit(double alpha) { return fa_elu_forward_limit(alpha); }
 FA_INLINE float fa_celu_backward_limit(double alpha) { return fa_elu_backward_limit(alpha); }
 FA_INLINE float fa_celu_forward_exponent(float x, double alpha) {
@@ -220,7 +220,7 @@ FA_INLINE float fa_celu_backward_exponent(float x, double alpha) {
 FA_INLINE float fa_celu_fast_value(float x, fa_exp_parts e, int slight, double alpha) {
     return fa_elu_fast_value(x, e, slight, alpha);
 }
-FA_INLINE float fa_celu_fast_backward(float dy, float x, fa_exp_parts e, int slight, double alpha) {
+FA_INLINE float fa_celu_fast_backward(float dy, float x, fa_power_parts e, int slight, double alpha) {
     return fa_elu_fast_backward(dy, x, e, slight, alpha);
 }
 #endif
@@ -562,17 +562,17 @@ FA_INLINE real FN(fa_exponential_backward)(real dy, real x) {
 FA_INLINE real FN(fa_exponential_value)(real x) { return FN(fa_exponential_backward)(1, x); }
 
 #if FA_BITS == 32
-#define FA_FAST_exponential_forward , EXP
-#define FA_FAST_exponential_backward , EXP
+#define FA_FAST_exponential_forward , POWER
+#define FA_FAST_exponential_backward , POWER
 FA_INLINE float fa_exponential_forward_limit(void) { return FA_EXP_LIMIT_F; }
 FA_INLINE float fa_exponential_backward_limit(void) { return FA_EXP_FACTOR_LIMIT_F; }
 FA_INLINE float fa_exponential_forward_exponent(float x) { return x; }
 FA_INLINE float fa_exponential_backward_exponent(float x) { return x; }
-FA_INLINE float fa_exponential_fast_value(float x, fa_exp_parts e, int slight) {
-    return (void)x, (void)slight, fa_rounded_f(fa_exp_fraction_f(e)) * fa_pow2_f(e.rounded);
+FA_INLINE float fa_exponential_fast_value(float x, fa_power_parts e, int slight) {
+    return (void)x, (void)slight, fa_power_f(e);
 }
-FA_INLINE float fa_exponential_fast_backward(float dy, float x, fa_exp_parts e, int slight) {
-    return (void)x, fa_times_f(dy, fa_exp_f(e), slight);
+FA_INLINE float fa_exponential_fast_backward(float dy, float x, fa_power_parts e, int slight) {
+    return (void)x, fa_times_f(dy, fa_power_short_f(e), slight);
 }
 #endif
 

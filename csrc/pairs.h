@@ -228,8 +228,8 @@ FA_INLINE fa_bounded_ff fa_product_f(float x, double p) {
 
 /* ---- exponential ----------------------------------------------------------------------------- */
 
-/* |y| up to which quotients of e^y and 1, and the rests beside them, are far from subnormal. */
-#define FA_EXP_LIMIT_F 70.0f
+/* |y| up to which e^y, and the rests beside it, are far from subnormal. */
+#define FA_EXP_LIMIT_F 60.0f
 /* The same, for e^y times any number but a slight one. */
 #define FA_EXP_FACTOR_LIMIT_F 40.0f
 
@@ -285,15 +285,19 @@ FA_INLINE fa_exp_parts fa_exp_parts_f(float y) {
 enum { FA_STRETCH = 128, FA_LONG_STRETCH = 512 };
 
 typedef struct {
-    _Alignas(64) float left[FA_STRETCH], low[FA_STRETCH], rounded[FA_STRETCH];
+    _Alignas(64) float y[FA_STRETCH], low[FA_STRETCH], rounded[FA_STRETCH]; /* y, replaced by left */
 } fa_exp_stretch;
 
-FA_INLINE void fa_put_exp_f(fa_exp_stretch *v, ptrdiff_t i, fa_exp_parts e) {
-    v->left[i] = e.left, v->low[i] = e.low, v->rounded[i] = e.rounded;
+FA_INLINE void fa_find_exp_f(fa_exp_stretch *v, ptrdiff_t n) {
+    FA_VECTORIZE
+    for (ptrdiff_t i = 0; i < n; i++) {
+        const fa_exp_parts e = fa_exp_parts_f(v->y[i]);
+        v->y[i] = e.left, v->low[i] = e.low, v->rounded[i] = e.rounded;
+    }
 }
 
 FA_INLINE fa_exp_parts fa_get_exp_f(const fa_exp_stretch *v, ptrdiff_t i) {
-    fa_exp_parts e = {v->left[i], 4.0f - v->left[i], v->low[i], v->rounded[i]};
+    fa_exp_parts e = {v->y[i], 4.0f - v->y[i], v->low[i], v->rounded[i]};
     return e;
 }
 
@@ -311,25 +315,6 @@ FA_INLINE float fa_remainder_f(fa_fraction_f v, float quotient) {
 FA_INLINE float fa_rounded_f(fa_fraction_f v) {
     float inverse = 1.0f / v.bottom, q = fa_mul_f(v.top, inverse);
     return FA_FMAF(fa_remainder_f(v, q), inverse, q);
-}
-
-/* The quotient as a pair that starts 2^-20 short: as fa_split_short_f. */
-FA_INLINE fa_ff fa_quotient_short_f(fa_fraction_f v) {
-    float inverse = 0x1.ffffep-1f / v.bottom, q = fa_mul_f(v.top, inverse);
-    fa_ff p = {q, fa_remainder_f(v, q) * inverse};
-    return p;
-}
-
-/* e^y / 2^k, and e^y, |y| <= FA_EXP_LIMIT_F here and below */
-FA_INLINE fa_fraction_f fa_exp_fraction_f(fa_exp_parts e) {
-    fa_fraction_f v = {e.left, e.low, e.right, -e.low};
-    return v;
-}
-FA_INLINE fa_ff fa_exp_f(fa_exp_parts e) {
-    fa_ff p = fa_quotient_short_f(fa_exp_fraction_f(e));
-    float scale = fa_pow2_f(e.rounded);
-    p.hi *= scale, p.lo *= scale;
-    return p;
 }
 
 /* e^y - 1, -30 <= y <= 0; a zero keeps its sign */
