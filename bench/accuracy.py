@@ -46,7 +46,7 @@ KERNELS = [
     "half.inc",
     "kernels.inc",
 ]
-KERNELS += ["narrow.h", "pieces.h"]
+KERNELS += ["narrow.h", "pieces.h", "power.h"]
 KERNELS += [f"isa{name}" for name in (".inc", "_list.inc", "_real.inc")]
 KERNELS += [f"isa_{name}.c" for name in ("baseline", "avx2", "avx512", "neon")]
 STRIDE = 251  # of the sample: 2^32 / 251 > 2^24 bit patterns

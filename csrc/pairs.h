@@ -42,6 +42,11 @@ FA_INLINE float fa_at_most_f(float x, float most) {
     return fa_from_bits_f((uint32_t)(u < limit ? u : limit));
 }
 
+/* The larger of x and least, both >= 0; a NaN passes */
+FA_INLINE float fa_at_least_f(float x, float least) {
+    return fa_from_bits_f(fa_bits_f(x) > fa_bits_f(least) ? fa_bits_f(x) : fa_bits_f(least));
+}
+
 #define FA_ANY fa_from_bits_f(0x7fffffff) /* a limit: even of NaN */
 #define FA_NEVER -1.0f
 
@@ -257,11 +262,8 @@ FA_INLINE fa_reduced_f fa_reduce_f(float y) {
     return v;
 }
 
-FA_INLINE float fa_pow2_f(float rounded) { /* 2^k, and 2^-k */
+FA_INLINE float fa_pow2_f(float rounded) { /* 2^k */
     return fa_from_bits_f(0x3f800000u + (fa_bits_f(rounded) << 23));
-}
-FA_INLINE float fa_pow2_minus_f(float rounded) {
-    return fa_from_bits_f(0x3f800000u - (fa_bits_f(rounded) << 23));
 }
 
 /* e^r = (left + low) / (right - low) = (2 + u) / (2 - u) with u = 2 tanh(r / 2) = r - r^3 / 12 + ...: all but
@@ -323,16 +325,6 @@ FA_INLINE fa_fraction_f fa_expm1_f(fa_exp_parts e) {
     float top = FA_FMAF(scale, e.left, -e.right), top_low = FA_FMAF(scale, e.left, -(top + e.right));
     fa_ff n = fa_fast_two_sum_f(top, FA_FMAF(e.low, 1.0f + scale, top_low));
     fa_fraction_f v = {n.hi, n.lo, e.right, -e.low};
-    return v;
-}
-
-/* tanh(y / 2), 0 <= y <= 20 */
-FA_INLINE fa_fraction_f fa_tanh_half_f(fa_exp_parts e) {
-    float m = fa_pow2_minus_f(e.rounded);
-    float top = FA_FMAF(-m, e.right, e.left), bottom = FA_FMAF(m, e.right, e.left);
-    float top_low = FA_FMAF(-m, e.right, e.left - top), bottom_low = FA_FMAF(m, e.right, e.left - bottom);
-    fa_ff n = fa_fast_two_sum_f(top, FA_FMAF(e.low, 1.0f + m, top_low));
-    fa_fraction_f v = {n.hi, n.lo, bottom, FA_FMAF(e.low, 1.0f - m, bottom_low)};
     return v;
 }
 

@@ -3,7 +3,8 @@
  *
  * With u = x + base, a piece is what has the same exponent of u and the same first bits of its fraction: an index
  * and the middle of the piece are made of u's bits.  t is x less the middle; exactly, as zero is the middle of one, but
- * for x whose u was rounded out of that piece: there t loses its last bit.  A row of a table is a piece's
+ * for x whose u was rounded out of that piece: there t loses its last bit.  Where u is |x| (base 0) pieces shrink
+ * with it, for functions that are 0 at 0, whose values close to that come from elsewhere.  A row of a table is a piece's
  * coefficients, side by side in memory; of as many rows as a vector has elements columns are made, a coefficient of
  * each.  Where a function falls off to the left, ever narrower pieces are a table of their own, whose rows follow those
  * of the first: only stretches with elements there ask for both.
@@ -44,8 +45,11 @@ typedef struct {
 #define FA_ALONE(table, row) ((fa_shapes){.here = FA_SHAPE(table, row)})
 #define FA_WITH_LEFT(table, row) ((fa_shapes){FA_SHAPE(table, row), FA_SHAPE(table##_left, row)})
 
+/* u; without a base z >= 0 */
+FA_INLINE float fa_shifted(float z, fa_shape s) { return s.base == 0.0f ? z : z + s.base; }
+
 /* How far into the table z is, in bits of u; more than the last that holds if it is beyond, or a NaN. */
-FA_INLINE uint32_t fa_distance(float z, fa_shape s) { return fa_bits_f(z + s.base) - fa_bits_f(s.first); }
+FA_INLINE uint32_t fa_distance(float z, fa_shape s) { return fa_bits_f(fa_shifted(z, s)) - fa_bits_f(s.first); }
 FA_INLINE uint32_t fa_last_distance(fa_shape s) { return fa_bits_f(s.end) - fa_bits_f(s.first) - 1; }
 
 FA_INLINE uint32_t fa_is_in(uint32_t distance, fa_shape s) { return distance <= fa_last_distance(s); }
@@ -74,7 +78,7 @@ FA_INLINE fa_place fa_place_of(float z, fa_shape s) {
     const uint32_t width = 1u << (23 - s.bits), distance = fa_distance(z, s);
     const uint32_t last = (s.count << (23 - s.bits)) - 1;
     const uint32_t piece = (distance < last ? distance : last) & -width;
-    float middle = fa_from_bits_f(piece + (fa_bits_f(s.first) + width / 2)) - s.base;
+    const float middle = fa_from_bits_f(piece + (fa_bits_f(s.first) + width / 2)) - s.base;
     fa_place p = {distance, piece >> (23 - s.bits - s.row), z - middle};
     return p;
 }
@@ -193,9 +197,27 @@ FA_INLINE fa_vec_f32 fa_minus_value_v(fa_vec_f32 m, fa_piece f, int slight) {
     return -fa_value_v(m, f, slight);
 }
 
+FA_INLINE fa_vec_f32 fa_all_f(float c) { return (fa_vec_f32){0} + c; }
+
 /* As fa_mul */
 FA_INLINE fa_vec_f32 fa_mul_v(fa_vec_f32 a, fa_vec_f32 b) {
     return FA_VEC_FMA_F32(a, b, -(fa_vec_f32){0});
+}
+
+/* a where the mask says so, else b */
+FA_INLINE fa_vec_f32 fa_pick_v(fa_vec_bits_f32 mask, fa_vec_f32 a, fa_vec_f32 b) {
+    return (fa_vec_f32)(((fa_vec_bits_f32)a & mask) | ((fa_vec_bits_f32)b & ~mask));
+}
+
+/* As fa_is_slight_f, fa_argument_f and fa_or_slight_f */
+FA_INLINE fa_vec_bits_f32 fa_are_slight_v(fa_vec_f32 m) {
+    return (fa_vec_bits_f32)((((fa_vec_bits_f32)m << 1) - 1) < fa_least_usual_f());
+}
+FA_INLINE fa_vec_f32 fa_argument_v(fa_vec_f32 m, int slight) {
+    return slight ? (fa_vec_f32)((fa_vec_bits_f32)m & ~(fa_are_slight_v(m) & 0x7fffffffu)) : m;
+}
+FA_INLINE fa_vec_f32 fa_or_slight_v(fa_vec_f32 y, fa_vec_f32 x, int slight) {
+    return slight ? fa_pick_v(fa_are_slight_v(x), x, y) : y;
 }
 
 /* m p; if m may be `slight`, there m (hi + lo) of float64 */
@@ -214,11 +236,8 @@ FA_INLINE fa_vec_f32 fa_times_v(fa_vec_f32 m, fa_vec_ff p, int slight, int with_
         const fa_vec upper = FA_VEC_WIDEN(hi + h * FA_VEC), lower = FA_VEC_WIDEN(lo + h * FA_VEC);
         wide[h] = FA_VEC_WIDEN(x + h * FA_VEC) * (with_lo ? upper + lower : upper);
     }
-    const fa_vec_bits_f32 size = ((fa_vec_bits_f32)m << 1) - 1;
-    const fa_vec_bits_f32 is_slight = (fa_vec_bits_f32)(size < fa_least_usual_f());
-    const fa_vec_f32 usual = (fa_vec_f32)((fa_vec_bits_f32)m & ~(is_slight & 0x7fffffffu));
-    const fa_vec_f32 y = fa_times_usual_v(usual, p), w = FA_VEC_NARROW(wide[0], wide[1]);
-    return (fa_vec_f32)(((fa_vec_bits_f32)w & is_slight) | ((fa_vec_bits_f32)y & ~is_slight));
+    const fa_vec_f32 y = fa_times_usual_v(fa_argument_v(m, slight), p);
+    return fa_pick_v(fa_are_slight_v(m), FA_VEC_NARROW(wide[0], wide[1]), y);
 }
 
 /* x f, for f > 0; -0 keeps its sign, and subnormal results are rounded once, as lo is nothing beside f(0) */
@@ -230,6 +249,13 @@ FA_INLINE fa_vec_f32 fa_gate_v(fa_vec_f32 x, fa_piece f, int slight) {
 /* dy f, for any dy */
 FA_INLINE fa_vec_f32 fa_slope_v(fa_vec_f32 dy, fa_piece f, int slight) {
     return fa_times_v(dy, fa_pair_v(f, 0x1.ffffep-1f), slight, 1);
+}
+
+/* y >= 0, or where |x| < least `below`, with the sign of x */
+FA_INLINE fa_vec_f32 fa_abs_v(fa_vec_f32 x) { return (fa_vec_f32)((fa_vec_bits_f32)x & 0x7fffffffu); }
+FA_INLINE fa_vec_f32 fa_odd_v(fa_vec_f32 x, float least, fa_vec_f32 below, fa_vec_f32 y) {
+    const fa_vec_f32 size = fa_pick_v((fa_vec_bits_f32)(fa_abs_v(x) < least), below, y);
+    return (fa_vec_f32)((fa_vec_bits_f32)size | ((fa_vec_bits_f32)x & 0x80000000u));
 }
 
 /* ---- double tables -------------------------------------------------------------------------------- */

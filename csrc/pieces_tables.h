@@ -81,6 +81,24 @@ extern const uint32_t fa_logistic_density_pieces[FA_ROWS_logistic_density][4];
 #define FA_ROWS_sech2 (FA_COUNT_sech2)
 extern const uint32_t fa_sech2_pieces[FA_ROWS_sech2][4];
 
+/* tanh(x), 0.01562 <= x < 1.638e+04; error 2^-31.5 */
+#define FA_BASE_tanh 0.0f
+#define FA_FIRST_tanh 0.015625f
+#define FA_END_tanh 16384.0f
+#define FA_BITS_tanh 6
+#define FA_COUNT_tanh 603
+#define FA_ROWS_tanh (FA_COUNT_tanh)
+extern const uint32_t fa_tanh_pieces[FA_ROWS_tanh][4];
+
+/* x - tanh(x), 6.104e-05 <= x < 1.638e+04; error 2^-31.2 */
+#define FA_BASE_x_less_tanh 0.0f
+#define FA_FIRST_x_less_tanh 6.103515625e-05f
+#define FA_END_x_less_tanh 16384.0f
+#define FA_BITS_x_less_tanh 7
+#define FA_COUNT_x_less_tanh 2217
+#define FA_ROWS_x_less_tanh (FA_COUNT_x_less_tanh)
+extern const uint32_t fa_x_less_tanh_pieces[FA_ROWS_x_less_tanh][4];
+
 /* Phi(x) + x phi(x), -4.391 <= x < 1.638e+04; error 2^-36.3 */
 #define FA_BASE_normal_slope 4.640625f
 #define FA_FIRST_normal_slope 0.25f

@@ -60,8 +60,6 @@ FA_INLINE fa_vec_f32 fa_eighths_at(const void *table, fa_vec_bits_f32 at) {
 #define FA_EIGHTH 0x1.62e43p-4f
 #define FA_EIGHTH_LESS 0x1.05c61p-32f /* FA_EIGHTH less ln2 / 8 */
 
-FA_INLINE fa_vec_f32 fa_all_f(float c) { return (fa_vec_f32){0} + c; }
-
 /* |y| <= FA_EXP_LIMIT_F */
 FA_INLINE void fa_find_power_f(fa_power_stretch *v, ptrdiff_t n) {
     for (ptrdiff_t i = 0; i < n; i += 2 * FA_VEC) {

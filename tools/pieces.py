@@ -32,7 +32,7 @@ class Table(NamedTuple):
     text: str
     function: Callable[[mp.mpf], mp.mpf]
     kind: int
-    about: float  # base is the middle of its piece, so that around x = 0, too, t is exact
+    about: float  # base is the middle of its piece, so that around x = 0, too, t is exact; or 0
     first: float  # u where the table begins
     last: float  # and where the piece is with which it ends
     bits: int  # of the fraction of u that say which piece
@@ -41,6 +41,8 @@ class Table(NamedTuple):
 
     @property
     def base(self) -> float:
+        if not self.about:
+            return 0.0
         piece = float_word(mp.mpf(self.about)) >> 23 - self.bits
         return float_of((2 * piece + 1) << 22 - self.bits)
 
@@ -79,6 +81,7 @@ QUICK = mp.mpf(1702) / 1000
 
 ONE = (1.0, 0.0)
 LINE = (0.0, 1.0)  # x itself
+LESS_1 = (-1.0, 1.0)
 
 TABLES = {
     "normal": Table("Phi(x)", mp.ncdf, FLOAT, 4.625, 0.25, 11.0, 8, ONE),
@@ -93,6 +96,10 @@ TABLES = {
     ),
     "logistic_density": Table("sigma(x) sigma(-x)", density, FLOAT, 32.0, 16.0, 32.0, 10),
     "sech2": Table("1 / cosh(x)^2", lambda x: 4 * density(2 * x), FLOAT, 16.0, 6.0, 16.0, 10),
+    "tanh": Table("tanh(x)", mp.tanh, FLOAT, 0.0, 2.0**-6, 11.25, 6, ONE),
+    "x_less_tanh": Table(
+        "x - tanh(x)", lambda x: x - mp.tanh(x), FLOAT, 0.0, 2.0**-14, 10.5, 7, LESS_1
+    ),
     "normal_slope": Table(
         "Phi(x) + x phi(x)",
         lambda x: mp.ncdf(x) + x * mp.npdf(x), DOUBLE, 4.625, 0.25, 11.875, 7, ONE,
