@@ -46,7 +46,7 @@ KERNELS = [
     "half.inc",
     "kernels.inc",
 ]
-KERNELS += ["narrow.h", "pieces.h", "power.h"]
+KERNELS += ["narrow.h", "pieces.h", "power.h", "raised.h"]
 KERNELS += [f"isa{name}" for name in (".inc", "_list.inc", "_real.inc")]
 KERNELS += [f"isa_{name}.c" for name in ("baseline", "avx2", "avx512", "neon")]
 STRIDE = 251  # of the sample: 2^32 / 251 > 2^24 bit patterns
@@ -403,7 +403,7 @@ def code_of(path: Path) -> str:
 def owners(block: str) -> set[str]:
     """The functions whose bodies these lines are: all that is defined there bears their names."""
     defined = re.findall(r"FA_INLINE [\w ]+?\**(?:FN\()?fa_(\w+)", block)
-    defined += re.findall(r"#define FA_(?:FAST_|SIDES_)?(\w+)", block)
+    defined += re.findall(r"#define FA_(?:FAST_|SIDES_|EXACT_)?(\w+)", block)
     names = sorted((*fa.activations, *fa.gated), key=len, reverse=True)
     found = {next((n for n in names if f"{d}_".startswith(f"{n}_")), None) for d in defined}
     return set() if None in found else found

@@ -5,7 +5,8 @@
  *   fa_<name>_backward(dy, x, parameters...)   dy * f'(x)
  *   fa_<name>_param_gradient(dy, x, parameter) dy * df/dparameter, as double
  *
- * and, where that is faster, second bodies for float32, fa_<name>_fast_*: see kernels.inc.
+ * and, where that is faster, second bodies for float32, fa_<name>_fast_*, and FA_EXACT_<name> where there are no
+ * products: see kernels.inc.
  *
  * All are branch-free and round once.  Bounds, unless stated otherwise: float32 0.51 ULP, forward and
  * backward (near a zero of f' at most 2^-33 |dy|); float64 1 ULP forward, 2 ULP backward (near a zero
@@ -23,10 +24,12 @@ FA_INLINE real FN(fa_branch)(real x, int slopes, real g) {
 }
 
 /* identity: x */
+#define FA_EXACT_identity , ONE
 FA_INLINE real FN(fa_identity_value)(real x) { return x; }
 FA_INLINE real FN(fa_identity_backward)(real dy, real x) { return x == x ? dy : x; }
 
 /* relu: max(x, 0); exact; relu(-0) = -0; derivative 0 at 0 */
+#define FA_EXACT_relu , ONE
 FA_INLINE real FN(fa_relu_value)(real x) { return x < 0 ? 0 : x; }
 #define FA_SIDES_relu , 1
 FA_INLINE real FN(fa_relu_sided)(real dy, int positive) { return FN(fa_choose)(positive, dy, 0); }
@@ -35,6 +38,7 @@ FA_INLINE real FN(fa_relu_backward)(real dy, real x) {
 }
 
 /* relu6: min(max(x, 0), 6); exact; relu6(-0) = -0; derivative 0 at 0 and 6 */
+#define FA_EXACT_relu6 , ONE
 FA_INLINE real FN(fa_relu6_value)(real x) {
     x = FN(fa_choose)(x < 0, 0, x);
     return FN(fa_choose)(x > 6, 6, x);
@@ -334,6 +338,7 @@ FA_BY_FLOAT_PIECES(tanh_backward, sech2, ALONE, fa_minus_abs_f(x), slope)
 
 /* hardtanh: min(max(x, min_val), max_val); derivative 0 at both ends.  Comparisons with a float64 are
  * made in x's dtype: x < p where x < the next number of that dtype from p up. */
+#define FA_EXACT_hardtanh , ONE
 FA_INLINE real FN(fa_hardtanh_value)(real x, double min_val, double max_val) {
     real y = FN(fa_choose)(x < FN(fa_up)(min_val), (real)min_val, x);
     return FN(fa_choose)(y > FN(fa_down)(max_val), (real)max_val, y);
@@ -373,6 +378,7 @@ FA_BY_FLOAT_PIECES(tanhshrink_forward, x_less_tanh, ALONE,
 FA_INLINE int FN(fa_within)(real x, double lambd) {
     return (x >= FN(fa_up)(-lambd)) & (x <= FN(fa_down)(lambd));
 }
+#define FA_EXACT_hardshrink , ONE
 FA_INLINE real FN(fa_hardshrink_value)(real x, double lambd) {
     return FN(fa_choose)(FN(fa_within)(x, lambd), 0, x);
 }
@@ -381,8 +387,10 @@ FA_INLINE real FN(fa_hardshrink_backward)(real dy, real x, double lambd) {
 }
 
 /* softshrink: x + lambd below -lambd, x - lambd above lambd, else 0; the derivative is 0 at both ends */
+#define FA_EXACT_shrink , ONE
 FA_INLINE real FN(fa_shrink_value)(real x, double bias, double lambd);
 FA_INLINE real FN(fa_shrink_backward)(real dy, real x, double bias, double lambd);
+#define FA_EXACT_softshrink , ONE
 FA_INLINE real FN(fa_softshrink_value)(real x, double lambd) { return FN(fa_shrink_value)(x, lambd, lambd); }
 FA_INLINE real FN(fa_softshrink_backward)(real dy, real x, double lambd) {
     return FN(fa_shrink_backward)(dy, x, lambd, lambd);
@@ -421,6 +429,7 @@ FA_INLINE real FN(fa_shrink_backward)(real dy, real x, double bias, double lambd
 }
 
 /* threshold: x if x > threshold else value; the derivative is 0 at the threshold */
+#define FA_EXACT_threshold , ONE
 FA_INLINE real FN(fa_threshold_value)(real x, double threshold, double value) {
     real y = FN(fa_choose)(x > FN(fa_down)(threshold), x, (real)value);
     return FN(fa_choose)(x == x, y, x);
@@ -431,6 +440,7 @@ FA_INLINE real FN(fa_threshold_backward)(real dy, real x, double threshold, doub
 }
 
 /* thresholded_relu: x if x > alpha else 0; exact */
+#define FA_EXACT_thresholded_relu , ONE
 FA_INLINE real FN(fa_thresholded_relu_value)(real x, double alpha) {
     return FN(fa_threshold_value)(x, alpha, 0.0);
 }
