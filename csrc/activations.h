@@ -51,7 +51,7 @@ FA_INLINE real FN(fa_relu6_backward)(real dy, real x) {
  * the way */
 FA_INLINE real FN(fa_relu_squared_value)(real x) {
     real c = FN(fa_choose)(x < 0, 0, x);
-    return c * c;
+    return n_real_mul(c, c);
 }
 FA_INLINE real FN(fa_relu_squared_backward)(real dy, real x) {
     const real a = FN(fa_choose)(x > 1, dy + dy, dy), b = FN(fa_choose)(x > 1, x, x + x);
@@ -81,6 +81,8 @@ FA_INLINE real FN(fa_leaky_relu_sided)(real dy, int positive, double negative_sl
 FA_INLINE real FN(fa_leaky_relu_backward)(real dy, real x, double negative_slope) {
     return FN(fa_choose)(x == x, FN(fa_leaky_relu_sided)(dy, x > 0, negative_slope), x);
 }
+#define FA_ONCE_leaky_relu_forward , ALIKE
+#define FA_ONCE_leaky_relu_backward , ALIKE
 #if FA_BITS == 32
 #define FA_FAST_leaky_relu_forward , BOUNDS
 #define FA_FAST_leaky_relu_backward , BOUNDS
@@ -105,6 +107,8 @@ FA_INLINE real FN(fa_prelu_value)(real x, double weight) {
 FA_INLINE real FN(fa_prelu_backward)(real dy, real x, double weight) {
     return FN(fa_leaky_relu_backward)(dy, x, weight);
 }
+#define FA_ONCE_prelu_forward , ALIKE
+#define FA_ONCE_prelu_backward , ALIKE
 #if FA_BITS == 32
 #define FA_FAST_prelu_forward , BOUNDS
 #define FA_FAST_prelu_backward , BOUNDS
@@ -115,7 +119,7 @@ FA_INLINE real FN(fa_prelu_backward)(real dy, real x, double weight) {
 #endif
 FA_INLINE double FN(fa_prelu_param_gradient)(real dy, real x, double weight) {
     (void)weight;
-    double g = (double)dy * (double)x;
+    double g = n_param_product(dy, x);
     double high = x == x ? 0.0 : (double)x;
     return x < 0 ? g : high;
 }
@@ -132,6 +136,8 @@ FA_INLINE real FN(fa_rrelu_sided)(real dy, int positive, double lower, double up
 FA_INLINE real FN(fa_rrelu_backward)(real dy, real x, double lower, double upper) {
     return FN(fa_choose)(x == x, FN(fa_rrelu_sided)(dy, x > 0, lower, upper), x);
 }
+#define FA_ONCE_rrelu_forward , ALIKE
+#define FA_ONCE_rrelu_backward , ALIKE
 
 /* elu: x if x > 0 else alpha * expm1(x); derivative alpha at 0.  Any alpha with 2^-200 <= |alpha| <=
  * 2^115, or 0, keeps the bounds. */
@@ -264,6 +270,7 @@ FA_INLINE real FN(fa_hardsigmoid_value)(real x) {
 FA_INLINE real FN(fa_hardsigmoid_backward)(real dy, real x) {
     return FN(fa_branch)(x, (x > -3) & (x < 3), n_finish(n_set(dy), FA_SIXTH, 1.0));
 }
+#define FA_ONCE_hardsigmoid_backward , ALIKE
 #if FA_BITS == 32
 #define FA_FAST_hardsigmoid_forward , PAIRS
 #define FA_FAST_hardsigmoid_backward , PAIRS
@@ -566,8 +573,9 @@ FA_INLINE real FN(fa_sparse_sigmoid_value)(real x) {
     return n_round(n_scale(n_add(n_set(FN(fa_clamp)(x, 1)), n_set(1.0)), 0.5));
 }
 FA_INLINE real FN(fa_sparse_sigmoid_backward)(real dy, real x) {
-    return FN(fa_branch)(x, (x > -1) & (x < 1), (real)(0.5 * (double)dy));
+    return FN(fa_branch)(x, (x > -1) & (x < 1), n_times(dy, 0.5));
 }
+#define FA_ONCE_sparse_sigmoid_backward , ALIKE
 #if FA_BITS == 32
 #define FA_FAST_sparse_sigmoid_backward , ALIKE /* gcc makes a float32 product of the above */
 FA_INLINE float fa_sparse_sigmoid_fast_backward(float dy, float x) {

@@ -9,10 +9,13 @@
  * half (FA_BITS = 16) serves float16 and bfloat16: drivers widen them to double in a tile, and what comes
  * out is rounded once, to the format that it is stored in.
  *
+ * With FA_CAREFUL, of float64, FN(f) is f_low, and a product rounded once is one of raised.h.
+ *
  * Grades and error bounds of the functions: vmath.h.  `lift` (see there) scales deep left tails of
  * the float64 grade; in the float32 grade double has range enough, lift is 1 and costs nothing.
  */
 #include "pairs.h"
+#include "raised.h"
 #include "vmath.h"
 
 #undef real
@@ -53,6 +56,7 @@
 #undef n_times
 #undef n_real_mul
 #undef n_times_pair
+#undef n_param_product
 #undef n_round_pair
 #undef n_off_zero
 #undef FA_TAIL
@@ -102,6 +106,7 @@ typedef uint32_t fa_pattern_f32;
 #define n_sub(a, b) ((a) - (b))
 #define n_mul(a, b) ((a) * (b))
 #define n_product(x, y) ((double)(x) * (double)(y)) /* of plain numbers; may overflow */
+#define n_param_product(x, y) ((double)(x) * (double)(y))
 #define n_div(a, b) ((a) / (b))
 #define n_sqrt(a) __builtin_sqrt(a)
 #define n_minus_abs(x) (-fa_abs((double)(x))) /* of a plain number */
@@ -141,8 +146,21 @@ typedef uint32_t fa_pattern_f32;
 
 #define real double
 #define num fa_dd
+#ifdef FA_CAREFUL
+#define FN(name) name##_low
+typedef uint64_t fa_pattern_low;
+#define n_times(x, p) fa_careful_times((x), (p))
+#define n_real_mul(x, y) fa_careful_mul((x), (y))
+#define n_times_pair(x, p) fa_careful_times_dd((x), (p))
+#define n_finish(c, m, lift) ((void)(lift), n_times_pair((c).hi, (m))) /* of a plain c, without a lift */
+#else
 #define FN(name) name##_f64
 typedef uint64_t fa_pattern_f64;
+#define n_times(x, p) fa_mul((x), (p))
+#define n_real_mul(x, y) fa_mul((x), (y))
+#define n_times_pair(x, p) fa_finish_dd(n_set(x), (p), 1.0)
+#define n_finish(c, m, lift) fa_finish_dd((c), (m), (lift))
+#endif
 
 #define n_set(x) fa_dd_set((x), 0.0)
 #define n_pair(hi, lo) fa_dd_set((hi), (lo))
@@ -152,6 +170,7 @@ typedef uint64_t fa_pattern_f64;
 #define n_sub(a, b) fa_sub_dd((a), (b))
 #define n_mul(a, b) fa_mul_dd((a), (b))
 #define n_product(x, y) fa_two_prod((x), (y))
+#define n_param_product(x, y) n_real_mul((x), (y))
 #define n_div(a, b) fa_div_dd((a), (b))
 #define n_sqrt(a) fa_sqrt_dd(a)
 #define n_minus_abs(x) fa_minus_abs_dd(x)
@@ -160,7 +179,6 @@ typedef uint64_t fa_pattern_f64;
 #define n_clamp(a, limit) fa_clamp_dd((a), (limit))
 
 #define n_lift(cond) ((cond) ? FA_LIFT : 1.0)
-#define n_finish(c, m, lift) fa_finish_dd((c), (m), (lift))
 #define n_finish_add(b, c, m, lift) fa_finish_add_dd((b), (c), (m), (lift))
 #define n_exp(y, lift) fa_exp_dd((y), (lift))
 #define n_expm1(y) fa_expm1_dd(y)
@@ -179,9 +197,6 @@ typedef uint64_t fa_pattern_f64;
 #define n_logistic_unit(y, lift) fa_logistic_dd((y), (lift))
 
 #define FA_LARGEST 0x1.fffffffffffffp+1023
-#define n_times(x, p) fa_mul((x), (p))
-#define n_real_mul(x, y) fa_mul((x), (y))
-#define n_times_pair(x, p) fa_finish_dd(n_set(x), (p), 1.0)
 #define n_round_pair(p) fa_round_dd(p)
 #define n_off_zero(y) (y)
 #define FA_SQUARABLE 0x1p400 /* from here on x^2 is taken lifted */
