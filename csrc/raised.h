@@ -90,10 +90,15 @@ FA_INLINE double fa_careful_mul(double a, double b) {
     return fa_careful_times(fa_pick(swapped, b, a), fa_pick(fa_is_low_d(other), zero, other));
 }
 
-/* a p of a double-double p: to a subnormal a its lower part adds nothing */
+/* The bits of fa_finish_dd(a, p, 1): to a subnormal a the lower part of p adds nothing; without a fused multiply-add it
+ * rounds twice (fa_raise) */
 FA_INLINE double fa_careful_times_dd(double a, fa_dd p) {
     const int low = fa_is_low_d(a);
+#if FA_HAVE_FMA
     return fa_pick(low, fa_careful_times(a, p.hi), fa_finish_dd(fa_dd_set(fa_pick(low, 1.0, a), 0.0), p, 1.0));
+#else
+    return fa_lowered_d(fa_finish_dd(fa_dd_set(fa_raised_d(a, low), 0.0), p, 1.0), low);
+#endif
 }
 
 /* Whether a stretch has better be taken as one with subnormal numbers: as fa_expects_slight_f (pairs.h) */

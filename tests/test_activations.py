@@ -142,6 +142,41 @@ def test_float64_is_within_one_ulp_and_its_gradient_within_two(name, params):
         assert good, f"f'({at!r}) = {slope[k]!r}, {error:.3g} ULP from {float(exact)!r}"
 
 
+@pytest.mark.parametrize(("name", "params"), every_setting())
+@quiet
+def test_subnormal_float64_numbers_keep_the_bounds(name, params):
+    """Kernels take them another way, alone and beside usual and very large numbers."""
+    if min(params, default=0) < 0:
+        pytest.skip("the bounds in float64 are stated for positive parameters")
+    rng = np.random.default_rng(8)
+    subnormal = np.ldexp(
+        rng.choice([-1, 1], 24) * rng.uniform(0.5, 1, 24), rng.integers(-1073, -1015, 24)
+    )
+    subnormal = np.concatenate(
+        [subnormal, [5e-324, -5e-324, 2.0**-1022, np.nextafter(2.0**-1022, 0)]]
+    )
+    usual = rng.choice([-1, 1], 28) * np.exp2(rng.uniform(-9, 4, 28))
+    large = rng.choice([-1, 1], 28) * np.exp2(rng.uniform(20, 1023, 28))
+    value = call(name, False, None, subnormal, params)
+    for at, got in zip(subnormal, value, strict=True):
+        exact = oracle.exact(name, False, at, params)
+        assert oracle.error_in_ulp(got, exact) <= 1.0, f"f({at!r}) = {got!r}, not {float(exact)!r}"
+    zeros = slope_zeros(name, params)
+    for dy, x in (
+        (usual, subnormal),
+        (large, subnormal),
+        (subnormal, subnormal),
+        (subnormal, usual),
+    ):
+        gradient = call(name, True, dy, x, params)
+        for g, at, got in zip(dy, x, gradient, strict=True):
+            exact = oracle.mp.mpf(float(g)) * oracle.exact(name, True, at, params)
+            error = oracle.error_in_ulp(got, exact)
+            near = any(zero and abs(at - zero) < 0.125 for zero in zeros)
+            good = error <= 2.0 or (near and abs(got - exact) <= 2.0**-52 * abs(g))
+            assert good, f"{g!r} f'({at!r}) = {got!r}, {error:.3g} ULP from {float(exact)!r}"
+
+
 @each
 @kinds
 @directions
@@ -185,17 +220,19 @@ def test_the_bits_of_an_element_do_not_depend_on_its_neighbours(name, dtype, bac
 
 
 @each
+@floats
 @directions
 @pytest.mark.parametrize("tiny", ["dy", "x", "dy x"])
-def test_tiny_numbers_have_the_same_bits_wherever_they_are(name, backward, tiny):
-    """float32 kernels take a stretch with such numbers another way, once they know of it."""
+def test_tiny_numbers_have_the_same_bits_wherever_they_are(name, dtype, backward, tiny):
+    """Kernels take a stretch with such numbers another way, once they know of it."""
     rng = np.random.default_rng(7)
-    usual = rng.standard_normal((2, 100, 700)).astype(np.float32)
+    usual = rng.standard_normal((2, 100, 700)).astype(dtype)
+    exponents = (-149, -50) if dtype == np.float32 else (-1074, -1010)
     small = np.ldexp(
-        rng.choice([-1, 1], (2, 100)) * rng.uniform(1, 2, 100), rng.integers(-149, -50, 100)
+        rng.choice([-1, 1], (2, 100)) * rng.uniform(1, 2, 100), rng.integers(*exponents, 100)
     )
     arrays = []
-    for which, some, others in zip(("dy", "x"), small.astype(np.float32), usual, strict=True):
+    for which, some, others in zip(("dy", "x"), small.astype(dtype), usual, strict=True):
         others[:, 600] = some if which in tiny.split() else others[:, 600]
         arrays.append(others)
     dy, x = arrays
@@ -208,7 +245,7 @@ def test_tiny_numbers_have_the_same_bits_wherever_they_are(name, backward, tiny)
         call(name, backward, *own, defaults(name), out=own[at])
         assert_same_bits(own[at], among)
     few = slice(600, 700 * 40, 700)  # each known of before it is met
-    some = [np.where(np.arange(len(x)) % 700 == 600, a, np.float32(1)) for a in (dy, x)]
+    some = [np.where(np.arange(len(x)) % 700 == 600, a, dtype(1)) for a in (dy, x)]
     assert_same_bits(call(name, backward, *some, defaults(name))[few], alone[:40])
 
 

@@ -289,11 +289,14 @@ def price_of_subnormals():
 @each
 @pytest.mark.parametrize("dtype", FLOATS, ids=["f32", "f64"])
 def test_subnormal_data_take_at_most_twice_the_time(name, dtype):
+    """Or, in float64 on a processor that waits for them, as much longer as five products take: in
+    the place of one product are some 20 operations then."""
     n = 60_000
-    if dtype is np.float64 and (price := price_of_subnormals()) > 4:
-        pytest.skip(f"one product of subnormals takes this processor {price:.0f} times as long")
+    waits = dtype is np.float64 and price_of_subnormals() > 4
+    if waits and name in LEARNED:
+        pytest.skip("the parameter's gradient is summed as statistics are, which wait")
 
-    def ratio(backward, dy_is_tiny, x_is_tiny, trial):
+    def is_quick(backward, dy_is_tiny, x_is_tiny, trial):
         """Later each time, and in other memory: a disturbance passes, and how addresses collide is
         no matter of the data."""
         time.sleep(0.02 * trial)
@@ -306,9 +309,10 @@ def test_subnormal_data_take_at_most_twice_the_time(name, dtype):
             seconds(lambda: call(name, backward, *given, defaults(name), out=out))  # noqa: B023
             for given in ((dy, x), (usual, usual))
         )
-        return slow / fast
+        product = seconds(lambda: np.multiply(usual, 0.3, out=out))
+        # a tenth for what disturbs them all
+        return slow <= 1.1 * max(2 * fast, fast + 5 * product if waits else 0.0)
 
     with fa.num_threads(1):
         for case in ((0, 0, 1), (1, 1, 1), (1, 1, 0), (1, 0, 1)):
-            # a tenth for what disturbs them all
-            assert any(ratio(*case, t) <= 1.1 * 2 for t in range(12)), (name, case)
+            assert any(is_quick(*case, trial) for trial in range(12)), (name, case)
