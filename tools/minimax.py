@@ -1,4 +1,4 @@
-"""Coefficients of csrc/vmath.h and pairs.h: minimax fits by the Remez exchange, in 60 digits.
+"""Coefficients of csrc/vmath.h, pairs.h, power.h: minimax fits by the Remez exchange, in 60 digits.
 
 Run it to print every coefficient list with the relative error of the fit before
 the coefficients are rounded to float64 (the second number of a pair is what the first left over):
@@ -260,6 +260,44 @@ def float32_fit(f, hi, count):
     return rounded
 
 
+def least_of_largest(error_of, powers, hi, grid=2000):
+    """c_p, p of `powers`, that make the largest |error_of(r) - sum c_p r^p| / e^r to hi least."""
+    points = [-hi + 2 * hi * i / grid for i in range(grid + 1)]
+    count = len(powers) + 1
+    reference = [points[round(grid * i / (count - 1))] for i in range(count)]
+    for _ in range(12):
+        a = mp.matrix(
+            [[r**p for p in powers] + [(-1) ** i * mp.exp(r)] for i, r in enumerate(reference)]
+        )
+        c = mp.lu_solve(a, mp.matrix([error_of(r) for r in reference]))[: len(powers)]
+        left = [
+            (error_of(r) - sum(c[j] * r**p for j, p in enumerate(powers))) / mp.exp(r)
+            for r in points
+        ]
+        peaks = []  # the largest of each sign in turn
+        for r, e in zip(points, left, strict=True):
+            if peaks and (e > 0) == (peaks[-1][1] > 0):
+                peaks[-1] = max(peaks[-1], (r, e), key=lambda peak: abs(peak[1]))
+            else:
+                peaks.append((r, e))
+        while len(peaks) > count:
+            peaks.pop(0 if abs(peaks[0][1]) < abs(peaks[-1][1]) else -1)
+        if len(peaks) < count:
+            break
+        reference = [r for r, _ in peaks]
+    return c
+
+
+def power_coefficients():
+    """Of r^3 and r^4 in e^r, |r| <= ln2 / 16 and a little, as float32, one after the other."""
+    known, powers, hi = {}, [3, 4], mp.log(2) / 16 * (1 + mp.mpf(2) ** -13)
+    while powers:
+        rest = lambda r: mp.expm1(r) - r - r * r / 2 - sum(c * r**p for p, c in known.items())  # noqa: E731
+        mantissa, exponent = mp.frexp(least_of_largest(rest, powers, hi)[0])
+        known[powers.pop(0)] = mp.nint(mantissa * 2**24) * mp.mpf(2) ** (exponent - 24)
+    return known.values()
+
+
 def twice_tanh_half_rest(s):  # (2 tanh(r / 2) / r - 1) / s, s = r^2
     return (2 * tanh_half(s) - 1) / s
 
@@ -297,3 +335,4 @@ if __name__ == "__main__":
             show_adapted(fit)
         small = float32_fit(twice_tanh_half_rest, HALF_LN2**2, 3)
         print("exp_parts_f:", *(float(c).hex() for c in small))
+        print("power_f:", *(float(c).hex() for c in power_coefficients()))
