@@ -177,6 +177,19 @@ def test_subnormal_float64_numbers_keep_the_bounds(name, params):
             assert good, f"{g!r} f'({at!r}) = {got!r}, {error:.3g} ULP from {float(exact)!r}"
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if defaults(name)])
+@pytest.mark.parametrize("size", [2.0**-100, 2.0**100])
+@quiet
+def test_subnormal_float64_numbers_beside_tiny_and_huge_parameters(name, size):
+    """Beside which a subnormal number, raised, would no longer be small."""
+    x = np.array([2.0**-1030, -(2.0**-1030), 1e-310, -1e-310, 5e-324, -5e-324])
+    params = (size,) * len(defaults(name))
+    value = call(name, False, None, x, params)
+    for at, got in zip(x, value, strict=True):
+        exact = oracle.exact(name, False, at, params)
+        assert oracle.error_in_ulp(got, exact) <= 1.0, f"f({at!r}) = {got!r}, not {float(exact)!r}"
+
+
 @each
 @kinds
 @directions
