@@ -67,8 +67,9 @@ FA_INLINE double fa_beside_2_52(double a, double b) {
     return FA_FMA(a, b, 0x1p52);
 #else
     const fa_dd p = fa_two_prod(a, b);
-    const double sum = p.hi + 0x1p52, rest = (p.hi - (sum - 0x1p52)) + p.lo;
-    return sum + (fa_pick(rest > 0.5, 1.0, 0.0) - fa_pick(rest < -0.5, 1.0, 0.0));
+    const double sum = p.hi + 0x1p52, rest = p.hi - (sum - 0x1p52); /* exact; p.lo counts beside a half alone */
+    const int up = (rest == 0.5) & (p.lo > 0.0), down = (rest == -0.5) & (p.lo < 0.0);
+    return sum + (fa_pick(up, 1.0, 0.0) - fa_pick(down, 1.0, 0.0));
 #endif
 }
 
